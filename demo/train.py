@@ -1,0 +1,266 @@
+"""Train the embedded checkpoint: a TAESD-format VAE, then an SD1.5-format mini UNet, on Noto emoji.
+
+Resumable: everything lives in --work and is saved every two minutes. `--hours` is the wall time of this run;
+the VAE is trained first (--vae-hours in all), the rest goes to the UNet. `--export FILE` writes the
+half-precision checkpoint that the stock CheckpointLoaderSimple loads.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+sys.path.insert(0, str(Path(__file__).parent.parent / "nodes"))
+
+from emoji import NO_FLIP, draw_all, find_font, read_index
+from safetensors.torch import save_file
+from tqdm import tqdm
+from words import TOKENS, WIDTH, embed_words
+
+SCALE = 0.18215  # the host's SD1.5 latent format multiplies an encoded latent by this
+SAVE_EVERY = 120  # seconds
+NOISE_BANDS = (0, 250, 500, 750, 1000)
+
+
+def import_host(path: str) -> None:
+    """Put ComfyUI on the path and make it run in fp32 on the CPU unless there is a GPU."""
+    sys.path.insert(0, path)
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+
+
+def initialise(module: torch.nn.Module) -> torch.nn.Module:
+    """The host's layers leave weights uninitialised; give them torch's own initialisation."""
+    for m in module.modules():
+        for base in (torch.nn.Conv2d, torch.nn.Linear, torch.nn.GroupNorm, torch.nn.LayerNorm):
+            if isinstance(m, base):
+                base.reset_parameters(m)
+    return module
+
+
+def make_vae() -> torch.nn.Module:
+    from comfy.taesd.taesd import TAESD
+
+    return initialise(TAESD(latent_channels=4)).to(memory_format=torch.channels_last)
+
+
+def make_unet() -> torch.nn.Module:
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy.ops import disable_weight_init
+
+    unet = UNetModel(
+        image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[1], channel_mult=[1],
+        num_heads=8, num_head_channels=-1, use_spatial_transformer=True, context_dim=WIDTH, legacy=False,
+        transformer_depth=[1], transformer_depth_middle=1, transformer_depth_output=[1, 1],
+        use_linear_in_transformer=False, operations=disable_weight_init,
+    )  # fmt: skip
+    initialise(unet)
+    # Residual branches and the output start at zero.
+    for name, p in unet.named_parameters():
+        if name.endswith(("out_layers.3.weight", "out_layers.3.bias", "proj_out.weight", "proj_out.bias")):
+            torch.nn.init.zeros_(p)
+    torch.nn.init.zeros_(unet.out[2].weight)
+    return unet
+
+
+def alphas_cumprod() -> torch.Tensor:
+    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+
+
+def load_pictures(work: Path, rows: list[dict[str, str]], font: str | None) -> torch.Tensor:
+    """uint8 (N, 4, 128, 128), drawn once and kept."""
+    cache = work / "pictures.pt"
+    if not cache.exists():
+        torch.save(torch.from_numpy(draw_all(rows, find_font(font))).permute(0, 3, 1, 2).contiguous(), cache)
+    return torch.load(cache)
+
+
+def over(rgba: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    """uint8 RGBA over a background colour (B, 3, 1, 1), to float RGB in [0, 1]."""
+    rgba = rgba.float() / 255
+    return rgba[:, :3] * rgba[:, 3:] + background * (1 - rgba[:, 3:])
+
+
+class Run:
+    """One training stage: model, EMA, optimiser and step count, saved together."""
+
+    def __init__(self, file: Path, model: torch.nn.Module, lr: float, device: str):
+        self.file, self.step = file, 0
+        self.model = model.to(device)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.opt = torch.optim.AdamW(self.model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01)
+        if file.exists():
+            state = torch.load(file, map_location=device)
+            self.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            self.opt.load_state_dict(state["opt"])
+            self.step = state["step"]
+
+    def save(self) -> None:
+        state = {k: getattr(self, k).state_dict() for k in ("model", "ema", "opt")} | {"step": self.step}
+        torch.save(state, self.file.with_suffix(".tmp"))
+        self.file.with_suffix(".tmp").replace(self.file)
+
+    def loop(self, seconds: float, lr: float, name: str) -> Iterator[tqdm]:
+        """Yield until the time is up; the caller computes a loss and calls `update`."""
+        end, saved = time.time() + seconds, time.time()
+        with tqdm(desc=name, initial=self.step, unit="step", mininterval=10) as bar:
+            while time.time() < end:
+                # Short warm-up, then a decay to a tenth over this run.
+                left = max(0.1, (end - time.time()) / seconds)
+                for group in self.opt.param_groups:
+                    group["lr"] = lr * min(1, (self.step + 1) / 200) * left
+                yield bar
+                bar.update()
+                if time.time() - saved > SAVE_EVERY:
+                    self.save()
+                    saved = time.time()
+        self.save()
+
+    def update(self, loss: torch.Tensor) -> None:
+        self.opt.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.opt.step()
+        self.step += 1
+        decay = min(0.999, self.step / (self.step + 50))
+        with torch.no_grad():
+            for e, p in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                e.lerp_(p, 1 - decay)
+
+
+def train_vae(run: Run, pictures: torch.Tensor, seconds: float, device: str) -> None:
+    """Autoencoder on 64 px crops; latents are kept near zero mean and unit variance, and slightly noisy."""
+    smooth = 0.0
+    for bar in run.loop(seconds, 1e-3, "VAE"):
+        pick = torch.randint(len(pictures), (8,))
+        crop = torch.stack([random_crop(pictures[i], 64) for i in pick]).to(device)
+        white = torch.rand(8, 1, 1, 1, device=device) < 0.5
+        image = over(crop, torch.where(white, 1.0, torch.rand(8, 3, 1, 1, device=device)))
+        image = image.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16):
+            z = run.model.taesd_encoder(image)
+            out = run.model.taesd_decoder(z + 0.03 * torch.randn_like(z))
+        z = z.float()
+        mse = F.mse_loss(out.float(), image)
+        spread = z.mean((0, 2, 3)).square().sum() + (z.var((0, 2, 3)) - 1).square().sum()
+        run.update(mse + 0.02 * F.l1_loss(out.float(), image) + 1e-4 * spread)
+        smooth = 0.99 * smooth + 0.01 * mse.item()
+        if run.step % 50 == 0:
+            bar.set_postfix_str(f"PSNR {-10 * torch.log10(torch.tensor(smooth)):.1f} dB, spread {spread:.3f}")
+
+
+def random_crop(picture: torch.Tensor, size: int) -> torch.Tensor:
+    y, x = torch.randint(0, 128 - size + 1, (2,)).tolist()
+    return picture[:, y : y + size, x : x + size]
+
+
+@torch.no_grad()
+def encode_all(vae: torch.nn.Module, pictures: torch.Tensor, device: str) -> torch.Tensor:
+    """Latents (N, 2, 4, 16, 16) of every picture on white and of its mirror image."""
+    out = []
+    for batch in tqdm(pictures.split(32), desc="encoding", unit="batch"):
+        image = over(batch.to(device), torch.ones(1, 3, 1, 1, device=device)).to(memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16):
+            z, mirrored = vae.taesd_encoder(image), vae.taesd_encoder(image.flip(-1))
+        out.append(torch.stack([z, mirrored], 1).float())
+    return torch.cat(out)
+
+
+def eps_loss(
+    unet: torch.nn.Module, z: torch.Tensor, context: torch.Tensor, t: torch.Tensor, a: torch.Tensor
+) -> torch.Tensor:
+    """Squared error of the predicted noise, per sample."""
+    noise = torch.randn_like(z)
+    at = a[t].view(-1, 1, 1, 1)
+    with torch.autocast(z.device.type, torch.bfloat16):
+        out = unet(at.sqrt() * z + (1 - at).sqrt() * noise, t.float(), context=context)
+    return (out.float() - noise).square().mean((1, 2, 3))
+
+
+def train_unet(run: Run, latents: torch.Tensor, rows: list[dict[str, str]], seconds: float, device: str) -> None:
+    """Noise prediction at uniform t; words are dropped singly and all together (10 %) for guidance."""
+    context = torch.stack([embed_words(r["words"]) for r in rows])
+    flips = torch.tensor([r["category"] not in NO_FLIP for r in rows])
+    a = alphas_cumprod().to(device)
+    bands = torch.zeros(len(NOISE_BANDS) - 1)
+    log = (run.file.parent / "unet.jsonl").open("a")
+    for bar in run.loop(seconds, 3e-4, "UNet"):
+        pick = torch.randint(len(rows), (16,))
+        side = torch.randint(2, (16,)) * flips[pick]
+        z = latents[pick, side].to(device)
+        keep = torch.rand(16, TOKENS, 1) > 0.15
+        whole = torch.rand(16, 1, 1) > 0.1
+        t = torch.randint(1000, (16,), device=device)
+        loss = eps_loss(run.model, z, (context[pick] * keep * whole).to(device), t, a)
+        run.update(loss.mean())
+        for i, (low, high) in enumerate(zip(NOISE_BANDS, NOISE_BANDS[1:], strict=False)):
+            if (inside := (t >= low) & (t < high)).any():
+                bands[i] = 0.99 * bands[i] + 0.01 * loss.detach()[inside].mean().cpu()
+        if run.step % 50 == 0:
+            bar.set_postfix_str("loss by noise " + " ".join(f"{b:.3f}" for b in bands))
+        if run.step % 500 == 0:
+            print(json.dumps({"step": run.step, "loss": bands.tolist()}), file=log, flush=True)
+
+
+def export(file: Path, vae: torch.nn.Module, unet: torch.nn.Module, seed: int, steps: int) -> None:
+    """One half-precision safetensors file in the layout of an SD1.5 checkpoint."""
+    tensors = {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()}
+    tensors |= {f"first_stage_model.{k}": v for k, v in vae.state_dict().items()}
+    tensors["first_stage_model.vae_scale"] = torch.tensor(SCALE)
+    tensors["first_stage_model.vae_shift"] = torch.tensor(0.0)
+    meta = {
+        "modelspec.title": "Newton Constrained Sampling demo (Noto emoji, 128 px)",
+        "modelspec.license": "MIT; pictures: Noto Emoji, SIL OFL 1.1 / Apache-2.0",
+        "trained_by": "demo/train.py",
+        "unet_steps": str(steps),
+        "seed": str(seed),
+    }
+    save_file({k: v.half().contiguous().cpu() for k, v in tensors.items()}, file, metadata=meta)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, UNet after {steps} steps")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", required=True, help="folder of a ComfyUI")
+    parser.add_argument("--work", type=Path, required=True, help="folder for caches and training state")
+    parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument("--vae-hours", type=float, default=0.3)
+    parser.add_argument("--font", help="path of NotoColorEmoji.ttf with bitmaps")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--export", type=Path, help="write the checkpoint here when the time is up")
+    opts = parser.parse_args()
+
+    torch.set_num_threads(opts.threads)
+    torch.manual_seed(opts.seed)
+    import_host(opts.comfyui)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    opts.work.mkdir(parents=True, exist_ok=True)
+    rows = read_index()
+    pictures = load_pictures(opts.work, rows, opts.font)
+    train = torch.tensor([r["split"] == "train" for r in rows])
+
+    end = time.time() + 3600 * opts.hours
+    vae_done = opts.work / "latents.pt"
+    vae = Run(opts.work / "vae.pt", make_vae(), 1e-3, device)
+    if not vae_done.exists():
+        train_vae(vae, pictures[train], 3600 * opts.vae_hours, device)
+        torch.save(encode_all(vae.ema, pictures, device), vae_done)
+    latents = torch.load(vae_done)
+    unet = Run(opts.work / "unet.pt", make_unet(), 3e-4, device)
+    torch.manual_seed(opts.seed + unet.step)
+    kept = [r for r in rows if r["split"] == "train"]
+    train_unet(unet, latents[train], kept, end - time.time(), device)
+    if opts.export:
+        export(opts.export, vae.ema, unet.ema, opts.seed, unet.step)
+
+
+if __name__ == "__main__":
+    main()
