@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "nodes"))
 from emoji import NO_FLIP, draw_all, find_font, read_index
 from safetensors.torch import save_file
 from tqdm import tqdm
-from words import TOKENS, WIDTH, embed_words
+from word_vectors import TOKENS, WIDTH, embed_words
 
 SCALE = 0.18215  # the host's SD1.5 latent format multiplies an encoded latent by this
 SAVE_EVERY = 120  # seconds
@@ -209,12 +209,17 @@ def train_unet(run: Run, latents: torch.Tensor, rows: list[dict[str, str]], seco
             print(json.dumps({"step": run.step, "loss": bands.tolist()}), file=log, flush=True)
 
 
-def export(file: Path, vae: torch.nn.Module, unet: torch.nn.Module, seed: int, steps: int) -> None:
-    """One half-precision safetensors file in the layout of an SD1.5 checkpoint."""
+def export(
+    file: Path, vae: torch.nn.Module, mean: torch.Tensor, std: torch.Tensor, unet: torch.nn.Module, seed: int, steps: int
+) -> None:
+    """One half-precision safetensors file in the layout of an SD1.5 checkpoint.
+
+    The UNet saw latents with zero mean and unit deviation: `mean` and `std` go into the VAE's shift and scale.
+    """
     tensors = {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()}
     tensors |= {f"first_stage_model.{k}": v for k, v in vae.state_dict().items()}
-    tensors["first_stage_model.vae_scale"] = torch.tensor(SCALE)
-    tensors["first_stage_model.vae_shift"] = torch.tensor(0.0)
+    tensors["first_stage_model.vae_scale"] = SCALE * std
+    tensors["first_stage_model.vae_shift"] = -mean / (SCALE * std)
     meta = {
         "modelspec.title": "Newton Constrained Sampling demo (Noto emoji, 128 px)",
         "modelspec.license": "MIT; pictures: Noto Emoji, SIL OFL 1.1 / Apache-2.0",
@@ -254,12 +259,14 @@ def main() -> None:
         train_vae(vae, pictures[train], 3600 * opts.vae_hours, device)
         torch.save(encode_all(vae.ema, pictures, device), vae_done)
     latents = torch.load(vae_done)
+    mean, std = latents[train].mean(), latents[train].std()
+    latents = (latents - mean) / std
     unet = Run(opts.work / "unet.pt", make_unet(), 3e-4, device)
     torch.manual_seed(opts.seed + unet.step)
     kept = [r for r in rows if r["split"] == "train"]
     train_unet(unet, latents[train], kept, end - time.time(), device)
     if opts.export:
-        export(opts.export, vae.ema, unet.ema, opts.seed, unet.step)
+        export(opts.export, vae.ema, mean, std, unet.ema, opts.seed, unet.step)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,32 @@
-"""Words to CONDITIONING without a text encoder, for models trained that way (the embedded demo checkpoint)."""
-
-import hashlib
-import re
+"""Words to CONDITIONING for the demo checkpoint."""
 
 import torch
+from comfy_api.latest import io
 
-TOKENS, WIDTH = 8, 768
-
-
-def word_vector(word: str) -> torch.Tensor:
-    """A fixed vector of ±1, shape (768,), drawn from the SHAKE-256 hash of the word: the same everywhere."""
-    digest = hashlib.shake_256(word.encode()).digest(WIDTH // 8)
-    bits = torch.tensor(list(digest), dtype=torch.uint8)
-    return ((bits[:, None] >> torch.arange(8)) & 1).flatten().float() * 2 - 1
+from .sockets import CATEGORY
+from .word_vectors import embed_words
 
 
-def embed_words(text: str) -> torch.Tensor:
-    """The first 8 distinct words of `text` as (8, 768); missing words are zero rows, so "" is all zeros."""
-    words = list(dict.fromkeys(re.findall(r"[a-z0-9]+", text.lower())))[:TOKENS]
-    out = torch.zeros(TOKENS, WIDTH)
-    for i, word in enumerate(words):
-        out[i] = word_vector(word)
-    return out
+class WordConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="WordConditioning",
+            display_name="Word Conditioning (demo model)",
+            category=CATEGORY,
+            description="Prompt for models that were trained on hashed words instead of a text encoder, such as the "
+            "demo checkpoint of this pack. Not for SD, SDXL, SD3 or FLUX: use CLIP Text Encode there.",
+            inputs=[
+                io.String.Input(
+                    "text",
+                    default="",
+                    tooltip="Up to 8 English words of an emoji's name or category, such as 'cat face' or 'flags'. "
+                    "Their order does not matter. Empty: no prompt.",
+                )
+            ],
+            outputs=[io.Conditioning.Output(display_name="CONDITIONING", tooltip="For positive or negative.")],
+        )
+
+    @classmethod
+    def execute(cls, text: str) -> io.NodeOutput:
+        return io.NodeOutput([[embed_words(text).unsqueeze(0), {"pooled_output": torch.zeros(1, 768)}]])

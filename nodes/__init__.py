@@ -1,0 +1,1 @@
+"""ComfyUI nodes: thin layers over `sampler`."""

@@ -1,0 +1,21 @@
+"""The list of nodes."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .latent_mask import LatentMaskConstraint
+from .newton_sampler import NewtonConstrainedSampler, NewtonSampler
+from .settings import NewtonSettingsNode
+from .words import WordConditioning
+
+NODES = [
+    NewtonConstrainedSampler,
+    NewtonSampler,
+    NewtonSettingsNode,
+    LatentMaskConstraint,
+    WordConditioning,
+]
+
+
+class NewtonExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,35 @@
+"""What stands in the unknown region while a picture is encoded."""
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+
+def extend_fill(image: Tensor, mask: Tensor) -> Tensor:
+    """Unknown pixels take the colour of the nearest known pixel; grey where nothing is known.
+
+    Args:
+        image: (B, H, W, 3) in [0, 1].
+        mask: (B, H, W); every pixel above 0 is unknown.
+    """
+    out = image.clone()
+    for picture, unknown in zip(out, mask.cpu().numpy() > 0, strict=True):
+        if unknown.all():
+            picture[:] = 0.5
+        else:
+            rows, columns = distance_transform_edt(unknown, return_distances=False, return_indices=True)
+            picture[:] = picture[torch.from_numpy(rows.astype(np.int64)), torch.from_numpy(columns.astype(np.int64))]
+    return out
+
+
+def grey_fill(image: Tensor, mask: Tensor) -> Tensor:
+    """Unknown pixels become mid-grey, softly where the mask is soft."""
+    return image + mask.unsqueeze(-1) * (0.5 - image)
+
+
+def no_fill(image: Tensor, mask: Tensor) -> Tensor:
+    return image
+
+
+FILLS = {"extend": extend_fill, "grey": grey_fill, "none": no_fill}

@@ -1,0 +1,151 @@
+"""Inpainting and outpainting: keep the known part of a picture."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..sampler import LatentMask, known_weights
+from .comfy_adapter import LatentSpace
+from .fill import FILLS
+from .sockets import CATEGORY, Constraint
+
+log = logging.getLogger("newton_constrained_sampling")
+
+
+@dataclass(frozen=True)
+class LatentMaskSpec:
+    """Known latent and weights as they travel over the CONSTRAINT socket, in the VAE's coordinates.
+
+    Attributes:
+        samples: (B, C, ..., h, w), the encoded picture.
+        weights: (B, 1, h, w) in [0, 1], 1 = keep.
+    """
+
+    samples: Tensor
+    weights: Tensor
+
+    def bind(self, space: LatentSpace) -> LatentMask:
+        if self.samples.shape[1:] != space.shape[1:]:
+            raise ValueError(
+                f"constraint: its latent is {describe(self.samples.shape)}, but the one being sampled is "
+                f"{describe(space.shape)}. Use the VAE that belongs to the model, and for latent_image the LATENT "
+                "output of the same constraint node."
+            )
+        for name, t in (("picture", self.samples), ("mask", self.weights)):
+            if t.shape[0] not in (1, space.shape[0]):
+                raise ValueError(
+                    f"constraint: it holds {t.shape[0]} {name}s, but the batch has {space.shape[0]} latents. Give one "
+                    "for all of them or as many as there are latents."
+                )
+        y = space.process_in(self.samples.to(space.device, torch.float32))
+        weights = self.weights.to(y)
+        weights = weights.reshape(weights.shape[:2] + (1,) * (y.ndim - 4) + weights.shape[-2:])
+        rms = (weights * y).square().mean().sqrt() / weights.square().mean().sqrt().clamp(min=1e-6)
+        if weights.any() and not 0.05 < rms < 4:
+            log.warning(
+                "constraint: the encoded picture has rms %.2f where a latent of this model has about 1. The VAE "
+                "probably belongs to another model.", rms,
+            )  # fmt: skip
+        return LatentMask(y, weights)
+
+
+def describe(shape: torch.Size) -> str:
+    return f"{shape[1]} channels of {shape[-1]}x{shape[-2]}" + (f", {shape[2]} frames" if len(shape) == 5 else "")
+
+
+def check_image(image: Tensor, ratio: int) -> None:
+    if not torch.isfinite(image).all():
+        raise ValueError("image: it contains NaN or infinite values. Look at the node that makes it.")
+    height, width = image.shape[1:3]
+    if height % ratio or width % ratio:
+        raise ValueError(
+            f"image: its size {width}x{height} is not a multiple of {ratio}, the VAE's ratio. Scale or crop it first, "
+            f"for example to {width // ratio * ratio}x{height // ratio * ratio}."
+        )
+
+
+def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
+    """Mask as (B, H, W) at the picture's size; B is 1 or the picture's batch, or the picture's is 1."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float()
+    if not mask.any():
+        raise ValueError(
+            "mask: it is empty, so there is nothing to generate. Paint the region to regenerate (white, 1), for "
+            "example with the mask editor; a picture without transparency gives an empty mask."
+        )
+    if mask.shape[0] != image.shape[0] and 1 not in (mask.shape[0], image.shape[0]):
+        raise ValueError(
+            f"mask: there are {mask.shape[0]} masks for {image.shape[0]} pictures. Give one mask, or one for each."
+        )
+    size = image.shape[1:3]
+    if mask.shape[-2:] != size:
+        log.warning(
+            "mask: its size %dx%d differs from the picture's %dx%d; it was resized.",
+            mask.shape[2], mask.shape[1], size[1], size[0],
+        )  # fmt: skip
+        mask = F.interpolate(mask.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
+    return mask.clamp(0, 1)
+
+
+class LatentMaskConstraint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LatentMaskConstraint",
+            display_name="Latent Mask Constraint",
+            category=CATEGORY,
+            description="Inpainting and outpainting: what the mask leaves black stays, what it marks white is generated "
+            "so that it fits.",
+            inputs=[
+                io.Image.Input("image", tooltip="The picture with a known part. Its size must suit the VAE."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="1 (white) = regenerate, 0 = keep. Values between give soft weights. A latent cell counts "
+                    "as known only if all its pixels are.",
+                ),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Combo.Input(
+                    "fill",
+                    options=list(FILLS),
+                    default="extend",
+                    tooltip="What stands in the unknown region while the picture is encoded. extend: the nearest known "
+                    "pixels, which disturbs the border cells least. grey: as published. none: the picture as it is.",
+                ),
+                io.Int.Input(
+                    "erode",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Shrink the known region by this many latent cells (usually 8 pixels each), so that cells "
+                    "next to the border may change.",
+                ),
+            ],
+            outputs=[
+                Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
+                io.Latent.Output(display_name="LATENT", tooltip="Latent of the right size to start from."),
+                io.Image.Output(display_name="latent_mask", tooltip="The picture with the region to be generated dark."),
+                io.Image.Output(
+                    display_name="filled",
+                    tooltip="The picture with its unknown region filled: the destination for a composite of the "
+                    "result, so that known pixels stay untouched.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, mask: Tensor, vae: Any, fill: str, erode: int) -> io.NodeOutput:
+        image = image[..., :3]
+        check_image(image, vae.spacial_compression_encode())
+        mask = fit_mask(mask, image)
+        batch = max(image.shape[0], mask.shape[0])
+        filled = FILLS[fill](image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1))
+        samples = vae.encode(filled)
+        weights = known_weights(mask, *samples.shape[-2:], erode)
+        shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
+        preview = filled * (0.25 + 0.75 * shown)
+        spec = LatentMaskSpec(samples, weights)
+        return io.NodeOutput(spec, {"samples": samples}, preview, filled, ui=ui.PreviewImage(preview, cls=cls))

@@ -1,0 +1,129 @@
+"""The two sampling nodes: all in one, and as a SAMPLER."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sampler import PRESETS, NewtonSettings, known_weights
+from .comfy_adapter import ConstraintSpec, make_sampler, sample_latent, scheduler_names
+from .latent_mask import LatentMaskSpec
+from .sockets import CATEGORY, Constraint, Settings
+
+CONSTRAINT_TIP = (
+    "What the result must obey, for example from Latent Mask Constraint. Not connected: the latent's own noise mask "
+    "becomes the constraint; without one this samples freely."
+)
+SETTINGS_TIP = "Expert settings from Newton Settings. Not connected: the preset 'fast'."
+
+
+class NewtonConstrainedSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NewtonConstrainedSampler",
+            display_name="Newton Constrained Sampler",
+            category=CATEGORY,
+            description="Samples like KSampler, but the result obeys a constraint: known pixels stay, and what is "
+            "generated fits them. No training, no backpropagation, any checkpoint.",
+            inputs=[
+                io.Model.Input("model", tooltip="Any diffusion or flow model."),
+                io.Conditioning.Input("positive", tooltip="What to include in the picture."),
+                io.Conditioning.Input("negative", tooltip="What to exclude. Has no effect at cfg 1."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="Where to start. Its noise mask, if it has one, becomes the constraint when none is "
+                    "connected.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of all noise. The same seed gives the same picture.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10000,
+                    tooltip="Noise levels. A constrained step costs two model calls with the preset 'fast'.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=8.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance scale; 1 switches it off and halves the network evaluations.",
+                ),
+                io.Combo.Input(
+                    "scheduler", options=scheduler_names(), default="simple", tooltip="Where the noise levels lie."
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 starts from pure noise; less keeps more of the starting latent.",
+                ),
+                Constraint.Input("constraint", optional=True, tooltip=CONSTRAINT_TIP),
+                Settings.Input("settings", optional=True, tooltip=SETTINGS_TIP),
+            ],
+            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The sampled latent, ready for VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        latent_image: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        scheduler: str,
+        denoise: float,
+        constraint: ConstraintSpec | None = None,
+        settings: NewtonSettings | None = None,
+    ) -> io.NodeOutput:
+        samples = latent_image["samples"]
+        if constraint is None and (mask := latent_image.get("noise_mask")) is not None:
+            constraint = LatentMaskSpec(samples, known_weights(mask, *samples.shape[-2:]))
+        out = sample_latent(
+            model, positive, negative, samples, constraint, settings or PRESETS["fast"], seed, steps, cfg, scheduler,
+            denoise, latent_image.get("batch_index"),
+        )  # fmt: skip
+        return io.NodeOutput(latent_image | {"samples": out})
+
+
+class NewtonSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NewtonSampler",
+            display_name="Newton Sampler",
+            category=CATEGORY,
+            description="The constrained sampler as a SAMPLER for SamplerCustom and SamplerCustomAdvanced.",
+            inputs=[
+                Constraint.Input("constraint", optional=True, tooltip=CONSTRAINT_TIP),
+                Settings.Input("settings", optional=True, tooltip=SETTINGS_TIP),
+            ],
+            outputs=[
+                io.Sampler.Output(
+                    display_name="SAMPLER",
+                    tooltip="For SamplerCustom(Advanced). Here a noise mask reaches us already blurred by ComfyUI: "
+                    "every touched cell is generated, but lines thinner than a cell can be lost. Use Latent Mask "
+                    "Constraint for those.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, constraint: ConstraintSpec | None = None, settings: NewtonSettings | None = None
+    ) -> io.NodeOutput:
+        return io.NodeOutput(make_sampler(constraint, settings or PRESETS["fast"]))

@@ -1,0 +1,91 @@
+"""The expert knobs."""
+
+from comfy_api.latest import io
+
+from ..sampler import PRESETS, NewtonSettings
+from .sockets import CATEGORY, Settings
+
+
+class NewtonSettingsNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        fast = PRESETS["fast"]
+        return io.Schema(
+            node_id="NewtonSettings",
+            display_name="Newton Settings",
+            category=CATEGORY,
+            description="How strictly and at what cost a constraint is enforced. Without this node the samplers use "
+            "the preset 'fast'.",
+            inputs=[
+                io.Combo.Input(
+                    "preset",
+                    options=[*PRESETS, "custom"],
+                    default="fast",
+                    tooltip="fast: two model calls a step. paper: the published loop, 11 calls a step; use it with 20 "
+                    "steps and the scheduler 'simple'. custom: the widgets below.",
+                ),
+                io.Int.Input(
+                    "iterations",
+                    default=fast.iterations,
+                    min=1,
+                    max=50,
+                    tooltip="custom: Newton steps (K) per noise level. More follow the constraint closer.",
+                ),
+                io.Float.Input(
+                    "rate_first",
+                    default=fast.rate_first,
+                    min=0.0,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="custom: step length of the first iteration, in standard deviations of the noisy latent.",
+                ),
+                io.Float.Input(
+                    "rate_last",
+                    default=fast.rate_last,
+                    min=0.0,
+                    max=4.0,
+                    step=0.01,
+                    tooltip="custom: step length of the last iteration; linear in between.",
+                ),
+                io.Float.Input(
+                    "delta",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    round=False,
+                    tooltip="custom: relative perturbation of the forward difference. 0 chooses by the model's "
+                    "precision: .005 in fp32, .02 in fp16, .1 in bf16.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="custom: fresh noise per step. 0 is DDIM (none), 1 is ancestral; high values let the "
+                    "picture adapt to the constraint.",
+                ),
+                io.Boolean.Input(
+                    "carry",
+                    default=fast.carry,
+                    tooltip="custom: move the estimate together with the latent instead of calling the model again. "
+                    "1 + K calls a step instead of 1 + 2 K.",
+                ),
+            ],
+            outputs=[Settings.Output(display_name="SETTINGS", tooltip="For the samplers of this pack.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        preset: str,
+        iterations: int,
+        rate_first: float,
+        rate_last: float,
+        delta: float,
+        eta: float,
+        carry: bool,
+    ) -> io.NodeOutput:
+        custom = NewtonSettings(iterations, rate_first, rate_last, delta or None, eta, carry)
+        return io.NodeOutput(PRESETS.get(preset, custom))

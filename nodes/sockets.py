@@ -1,0 +1,8 @@
+"""The custom socket types of the pack."""
+
+from comfy_api.latest import io
+
+CATEGORY = "sampling/newton constrained"
+
+Constraint = io.Custom("NEWTON_CONSTRAINT")
+Settings = io.Custom("NEWTON_SETTINGS")

@@ -1,0 +1,48 @@
+"""The diffusion model as the method sees it: a denoiser and the scales of its input."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Scales(NamedTuple):
+    """Scales of a noisy input `x = alpha * x0 + s * n`, n ~ N(0, I), at one noise level."""
+
+    alpha: float
+    s: float
+
+    @property
+    def nu(self) -> float:
+        """Standard deviation of unit-variance data plus noise; the paper's steps are stated for x / nu."""
+        return (self.alpha**2 + self.s**2) ** 0.5
+
+
+class Denoiser:
+    """`x0 = denoise(x, sigma)`: the guided, clean prediction, with its calls counted (NFE).
+
+    Args:
+        model: maps `x` (B, C, ..., H, W) and `sigma` (B,) to x0 of the shape of `x`.
+        scales: maps a noise level to its `Scales`; sigma = 0 must give alpha > 0 and s = 0.
+    """
+
+    def __init__(self, model: Callable[[Tensor, Tensor], Tensor], scales: Callable[[float], Scales]):
+        self.model = model
+        self.scales = scales
+        self.calls = 0
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        self.calls += 1
+        return self.model(x, x.new_full((x.shape[0],), sigma))
+
+
+def max_abs(t: Tensor) -> Tensor:
+    """Largest magnitude of each sample, shaped (B, 1, ...) to broadcast over `t`."""
+    return t.abs().amax(dim=tuple(range(1, t.ndim)), keepdim=True)
+
+
+def unit_max(t: Tensor) -> Tensor:
+    """Each sample scaled to largest magnitude 1; a sample that is all zeros stays zero."""
+    scale = max_abs(t)
+    return t / torch.where(scale > 0, scale, 1.0)

@@ -1,0 +1,56 @@
+"""From the estimate x0 at one noise level to the noisy input of the next."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from .denoiser import Scales
+
+# Elsewhere than on its own 20 levels the released schedule is close to this constant.
+RELEASED_ETA = 0.155
+
+
+def sample_generators(seed: int, batch: int, offset: int = 0) -> list[torch.Generator]:
+    """One CPU generator per sample, seeded by (seed, offset, sample index).
+
+    The same noise on every device, and a batch of two equals two batches of one.
+    """
+    keys = (hashlib.blake2b(f"{seed},{offset},{i}".encode(), digest_size=8).digest() for i in range(batch))
+    return [torch.Generator().manual_seed(int.from_bytes(k, "little", signed=True)) for k in keys]
+
+
+def noise_like(x: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Standard normal noise of the shape of `x` (B, ...), one generator per sample."""
+    return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
+
+
+def fresh_noise(here: Scales, there: Scales, eta: float) -> float:
+    """Standard deviation c of the fresh noise: eta = 1 is the ancestral (posterior) one, eta = 0 none."""
+    if here.s == 0 or there.alpha == 0:
+        return eta * there.s
+    kept = (there.s * here.alpha) / (here.s * there.alpha)
+    return eta * there.s * max(0.0, 1 - kept**2) ** 0.5
+
+
+def renoise(x: Tensor, x0: Tensor, here: Scales, there: Scales, c: float, noise: Tensor) -> Tensor:
+    """x' = alpha' x0 + sqrt(s'^2 - c^2) n_hat + c n, where n_hat = (x - alpha x0) / s is the predicted noise."""
+    predicted = (x - here.alpha * x0) / here.s
+    return there.alpha * x0 + max(0.0, there.s**2 - c**2) ** 0.5 * predicted + c * noise
+
+
+def released_noise(sigmas: list[float]) -> list[float] | None:
+    """c of each step of the authors' code, in variance-exploding units, or None off its 20-level grid.
+
+    Their scheduler adds the posterior variance of a single training step although it strides by 50:
+    c^2 = beta_t (1 - abar_p) / (1 - abar_t) / abar_p with p = t - 50.
+    """
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    abar = torch.cumprod(1 - betas, 0)
+    t = torch.arange(1000, 0, -50)
+    grid = ((1 - abar[t - 1]) / abar[t - 1]).sqrt()
+    levels = torch.tensor(sigmas[:-1], dtype=torch.float64)
+    if levels.shape != grid.shape or not torch.allclose(levels, grid, rtol=1e-3):
+        return None
+    abar_p = abar[(t - 51).clamp(min=1)]
+    return (betas[t - 1] * (1 - abar_p) / (1 - abar[t - 1]) / abar_p).sqrt().tolist()

@@ -1,0 +1,14 @@
+"""Loads the pack under a fixed name, the way ComfyUI does: its root never enters sys.path."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACK = "newton_pack"
+
+if PACK not in sys.modules:
+    spec = importlib.util.spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = module
+    spec.loader.exec_module(module)

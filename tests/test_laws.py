@@ -1,0 +1,185 @@
+"""Laws of the method, against an analytic Gaussian prior whose Jacobian and posterior are exact."""
+
+import analytic
+import pytest
+import torch
+from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, sample_constrained
+from newton_pack.sampler.denoiser import unit_max
+from newton_pack.sampler.jvp import forward_difference
+from newton_pack.sampler.renoise import fresh_noise, noise_like, renoise, sample_generators
+
+PRIOR = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
+TRUTH = PRIOR.draw(1, seed=7)
+WEIGHTS, KNOWN = analytic.half_mask()
+CONSTRAINT = LatentMask(TRUTH, WEIGHTS)
+LEVELS = analytic.released_levels()
+FAST, PAPER = PRESETS["fast"], PRESETS["paper"]
+
+
+def run(settings, batch=16, seed=0, prior=PRIOR, constraint=CONSTRAINT, levels=LEVELS, x=None, denoise=None, **kw):
+    x = analytic.start_noise(batch, seed + 1000, levels[0]) if x is None else x
+    denoise = denoise or prior.denoiser()
+    return sample_constrained(denoise, x, levels, constraint, settings, delta=0.005, seed=seed, **kw)
+
+
+def known_rms(x):
+    return ((WEIGHTS * (x - TRUTH)).square().sum() / WEIGHTS.sum() / len(x)).sqrt().item()
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 5.0, 14.6])
+@pytest.mark.parametrize("scales", [analytic.exploding, analytic.flow])
+def test_forward_difference_is_the_exact_jacobian_product(sigma, scales):
+    sigma = sigma / (1 + sigma) if scales is analytic.flow else sigma
+    prior = analytic.Gaussian(PRIOR.mean, PRIOR.cov, scales)
+    x = prior.draw(3, seed=1) + torch.randn(3, *analytic.SHAPE, generator=torch.Generator().manual_seed(2))
+    e = torch.randn(3, *analytic.SHAPE, generator=torch.Generator().manual_seed(3))
+    denoise = prior.denoiser()
+    step = 0.005 * scales(sigma).nu
+    got = forward_difference(denoise, x, sigma, denoise(x, sigma), e, 0.005).double().flatten(1) / step
+    exact = unit_max(e).double().flatten(1) @ prior.jacobian(sigma).T
+    assert (got - exact).norm() <= 1e-3 * exact.norm()
+
+
+def test_known_region_converges_with_iterations():
+    small = [NewtonSettings(k, 0.05, 0.05, eta=0.155, carry=False) for k in (1, 2, 4, 8)]
+    errors = [known_rms(run(s)) for s in small]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.7 * errors[0]
+    assert known_rms(run(PAPER)) <= 0.1
+
+
+def distance_to_posterior_mean(x):
+    """Distance of the hidden region's mean from the exact posterior mean; the prior's mean is at distance 1."""
+    mean, _ = PRIOR.posterior(TRUTH.flatten(), KNOWN)
+    hidden = x.flatten(1)[:, ~KNOWN].double()
+    return ((hidden.mean(0) - mean).norm() / (PRIOR.mean[~KNOWN] - mean).norm()).item()
+
+
+def test_hidden_mean_approaches_the_posterior_mean():
+    free = distance_to_posterior_mean(run(FAST, batch=400, constraint=None))
+    assert free == pytest.approx(1, abs=0.15)
+    assert distance_to_posterior_mean(run(FAST, batch=400)) < 0.4
+    assert distance_to_posterior_mean(run(NewtonSettings(carry=False), batch=400)) < 0.4
+    # The published five steps with little fresh noise overshoot: nearer than the prior, but not near.
+    assert distance_to_posterior_mean(run(PAPER, batch=400)) < 0.9
+
+
+def replacement(x, prior, y, weights):
+    """Known pixels pasted into every estimate: the usual way, at the same noise and levels."""
+    generators, denoise = sample_generators(0, len(x)), prior.denoiser()
+    for sigma, sigma_next in zip(LEVELS, LEVELS[1:], strict=False):
+        here, there = denoise.scales(sigma), denoise.scales(sigma_next)
+        x0 = weights * y + (1 - weights) * denoise(x, sigma)
+        x = renoise(x, x0, here, there, fresh_noise(here, there, 1.0), noise_like(x, generators))
+    return x
+
+
+def test_mixture_moves_towards_the_exact_posterior():
+    """Two kinds of pictures, told apart by the known half only: the hidden half must follow."""
+    ramp = torch.linspace(-1.5, 1.5, 8).repeat(8, 1)
+    parts = [analytic.Gaussian(sign * ramp.flatten(), 0.2 * analytic.smooth_covariance()) for sign in (1, -1)]
+    prior = analytic.Mixture(parts, [0.5, 0.5])
+    truth = parts[0].draw(1, seed=3)
+    x = analytic.start_noise(300, 17, LEVELS[0])
+    exact = prior.posterior_draws(truth.flatten(), KNOWN, 300, seed=1)
+
+    def distance(samples):
+        return analytic.energy_distance(samples.flatten(1)[:, ~KNOWN].double(), exact)
+
+    ours = distance(run(FAST, x=x, prior=prior, constraint=LatentMask(truth, WEIGHTS)))
+    assert ours < 0.85 * distance(replacement(x, prior, truth, WEIGHTS))
+
+
+def test_batch_of_two_is_two_batches_of_one():
+    x = analytic.start_noise(2, 5, LEVELS[0]) * torch.tensor([1.0, 40.0]).view(2, 1, 1, 1)
+    both = run(FAST, x=x)
+    assert torch.allclose(both[:1], run(FAST, x=x[:1]), atol=1e-5)
+    # The second sample's noise belongs to index 1, so it is compared inside another batch of two.
+    other = torch.cat([torch.zeros_like(x[:1]), x[1:]])
+    assert torch.allclose(both[1:], run(FAST, x=other)[1:], atol=1e-5)
+
+
+def test_noise_of_a_sample_depends_on_seed_and_index_only():
+    draw = [torch.randn(4, generator=g) for g in sample_generators(3, 3)]
+    again = [torch.randn(4, generator=g) for g in sample_generators(3, 2)]
+    assert torch.equal(draw[0], again[0]) and torch.equal(draw[1], again[1])
+    assert not torch.equal(draw[0], draw[1])
+    assert not torch.equal(draw[0], torch.randn(4, generator=sample_generators(4, 1)[0]))
+    # The host's noise generator is seeded with the plain seed, and only its lower 32 bits count.
+    assert not torch.equal(draw[0], torch.randn(4, generator=torch.Generator().manual_seed(3)))
+    far = torch.randn(4, generator=sample_generators(3 + 2**32, 1)[0])
+    assert not torch.equal(draw[0], far)
+
+
+def test_global_generator_is_untouched():
+    before = torch.get_rng_state()
+    run(FAST, batch=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("settings", [FAST, NewtonSettings(3, 0.5, 0.1, carry=False, eta=0.155)])
+def test_flow_is_variance_exploding_after_scaling(settings):
+    # Double precision: in single precision the forward difference rounds differently in the two coordinates.
+    x = analytic.start_noise(4, 9, LEVELS[0]).double()
+    flow_prior = analytic.Gaussian(PRIOR.mean, PRIOR.cov, analytic.flow)
+    flow_levels = [s / (1 + s) for s in LEVELS]
+    exploding = run(settings, x=x)
+    flow = run(settings, x=x / (1 + LEVELS[0]), prior=flow_prior, levels=flow_levels)
+    assert torch.allclose(exploding, flow, atol=1e-5)
+
+
+def test_same_seed_gives_the_same_bytes_and_another_does_not():
+    x = analytic.start_noise(2, 11, LEVELS[0])
+    first = run(FAST, x=x, seed=1)
+    assert torch.equal(first, run(FAST, x=x, seed=1))
+    assert not torch.equal(first, run(FAST, x=x, seed=2))
+
+
+@pytest.mark.parametrize("settings", [FAST, PAPER])
+def test_no_error_moves_nothing(settings):
+    free = LatentMask(TRUTH, torch.zeros_like(WEIGHTS))
+    x = analytic.start_noise(2, 13, LEVELS[0])
+    silent = run(settings, x=x, constraint=free)
+    assert torch.isfinite(silent).all()
+    assert torch.allclose(silent, run(settings, x=x, constraint=None), atol=1e-6)
+
+
+def test_a_satisfied_sample_is_left_alone_beside_one_that_is_not():
+    """Per-sample normalisation: one sample's zero error must not be scaled by its neighbour's."""
+    e = torch.stack([torch.zeros(analytic.SHAPE), torch.full(analytic.SHAPE, 1e-20), torch.ones(analytic.SHAPE)])
+    assert torch.equal(unit_max(e)[0], torch.zeros(analytic.SHAPE))
+    assert torch.equal(unit_max(e)[1], torch.ones(analytic.SHAPE))
+    assert unit_max(torch.zeros(2, 3)).isfinite().all()
+
+
+@pytest.mark.parametrize(("settings", "per_level"), [(PAPER, 11), (FAST, 2), (NewtonSettings(3, carry=True), 4)])
+def test_model_calls(settings, per_level):
+    counted = []
+    denoise = PRIOR.denoiser()
+    inner, denoise.model = denoise.model, lambda x, sigma: counted.append(1) or inner(x, sigma)
+    run(settings, batch=1, denoise=denoise)
+    assert len(counted) == denoise.calls == settings.calls(20) == 20 * per_level
+
+
+def test_the_corrected_x_reaches_the_next_level():
+    """The step of level i must be visible in the input of level i + 1, not only in the preview."""
+    inputs, moved = [], []
+    denoise = PRIOR.denoiser()
+    inner = denoise.model
+    denoise.model = lambda x, sigma: inputs.append((float(sigma[0]), x)) or inner(x, sigma)
+    settings = NewtonSettings(1, 0.5, 0.5, eta=0.0, carry=False)
+    run(settings, batch=1, denoise=denoise, callback=moved.append)
+    for level, info in enumerate(moved[:-1]):
+        here, there = denoise.scales(LEVELS[level]), denoise.scales(LEVELS[level + 1])
+        expected = info["denoised"] + there.s * (info["x"] - info["denoised"]) / here.s
+        first = next(x for s, x in inputs if s == pytest.approx(LEVELS[level + 1]))
+        assert torch.allclose(first, expected, atol=1e-4)
+        unmoved = next(x for s, x in inputs if s == pytest.approx(LEVELS[level]))
+        assert not torch.equal(info["x"], unmoved)
+
+
+def test_fresh_noise_is_ancestral_at_eta_one():
+    """k-diffusion's ancestral step: sigma_up^2 = sigma'^2 (sigma^2 - sigma'^2) / sigma^2."""
+    up = fresh_noise(analytic.exploding(3.0), analytic.exploding(2.0), 1.0)
+    assert up == pytest.approx((4 * (9 - 4) / 9) ** 0.5)
+    assert fresh_noise(analytic.flow(1.0), analytic.flow(0.9), 1.0) == pytest.approx(0.9)
+    assert fresh_noise(analytic.exploding(3.0), analytic.exploding(0.0), 1.0) == 0
