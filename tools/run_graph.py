@@ -1,0 +1,96 @@
+"""Run a graph in API format in a headless ComfyUI; `python dev.py run` starts this."""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from host import ROOT, Graph, Host, HostError
+
+
+class GraphError(Exception):
+    """The graph file or a change to it is wrong."""
+
+
+def read_graph(file: Path) -> Graph:
+    try:
+        graph = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise GraphError(f"cannot read the graph {file}: {e}") from None
+    if isinstance(graph, dict) and "nodes" in graph:
+        raise GraphError(f"{file} is in the editor's format; save it with File > Export (API)")
+    if not isinstance(graph, dict) or not all(isinstance(n, dict) and "class_type" in n for n in graph.values()):
+        raise GraphError(f"{file} is no graph in API format")
+    return graph
+
+
+def parse_value(text: str) -> object:
+    """JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def change(graph: Graph, setting: str) -> None:
+    """Apply one NODE.input=value."""
+    place, equals, value = setting.partition("=")
+    node, dot, name = place.partition(".")
+    if not equals or not dot:
+        raise GraphError(f"--set {setting}: expected NODE.input=value")
+    if node not in graph:
+        known = ", ".join(f"{i} ({n['class_type']})" for i, n in graph.items())
+        raise GraphError(f"--set {setting}: no node {node!r}; there are {known}")
+    inputs = graph[node]["inputs"]
+    if name not in inputs:
+        raise GraphError(f"--set {setting}: {graph[node]['class_type']} has no input {name!r}, but {', '.join(inputs)}")
+    inputs[name] = parse_value(value)
+
+
+def take_images(graph: Graph, folders: list[Path]) -> dict[str, Path]:
+    """Find every picture that a LoadImage node names; returns new names, by which the graph then calls them."""
+    taken = {}
+    for node, n in graph.items():
+        name = n["inputs"].get("image")
+        if not n["class_type"].startswith("LoadImage") or not isinstance(name, str):
+            continue
+        found = next((f / name for f in folders if (f / name).is_file()), None)
+        if found is None:
+            raise GraphError(f"node {node}: no picture {name} in {', '.join(map(str, folders))}")
+        n["inputs"]["image"] = f"{node}_{found.name}".replace(":", "_")
+        taken[n["inputs"]["image"]] = found
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("graph", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--extra-nodes", type=Path)
+    opts = parser.parse_args()
+
+    graph = read_graph(opts.graph)
+    for setting in opts.set:
+        change(graph, setting)
+    images = take_images(graph, [opts.graph.parent, ROOT / "demo" / "images"])
+    print("starting ComfyUI ...", flush=True)
+    with Host(opts.extra_nodes) as host:
+        for name, file in images.items():
+            shutil.copyfile(file, host.base / "input" / name)
+        print("running the graph ...", flush=True)
+        result = host.run(graph, show_progress=True)
+    opts.out.mkdir(parents=True, exist_ok=True)
+    for node, name, content in result.files:
+        (opts.out / name).write_bytes(content)
+        print(f"node {node}: {opts.out / name}")
+    for node, text in result.texts:
+        print(f"node {node}: {text}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (GraphError, HostError) as e:
+        sys.exit(f"error: {e}")
