@@ -57,7 +57,7 @@ def make_unet() -> torch.nn.Module:
     unet = UNetModel(
         image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[1], channel_mult=[1],
         num_heads=8, num_head_channels=-1, use_spatial_transformer=True, context_dim=WIDTH, legacy=False,
-        transformer_depth=[1], transformer_depth_middle=1, transformer_depth_output=[1, 1],
+        transformer_depth=[1], transformer_depth_middle=-2, transformer_depth_output=[0, 0],
         use_linear_in_transformer=False, operations=disable_weight_init,
     )  # fmt: skip
     initialise(unet)

@@ -187,7 +187,7 @@ def sample_latent(
         )
     sigmas = comfy.samplers.KSampler(model, steps, model.load_device, scheduler=scheduler, denoise=denoise).sigmas
     noise = comfy.sample.prepare_noise(samples, seed, batch_index)
-    levels = len(sigmas) - 1
+    levels = max(len(sigmas) - 1, 0)  # denoise 0 gives no noise level at all
     progress = NodeProgress(model, settings.calls(levels) if constraint is not None else levels)
     return comfy.sample.sample_custom(
         model, noise, cfg, make_sampler(constraint, settings, progress.call), sigmas, positive, negative, samples,

@@ -61,6 +61,8 @@ def describe(shape: torch.Size) -> str:
 def check_image(image: Tensor, ratio: int) -> None:
     if not torch.isfinite(image).all():
         raise ValueError("image: it contains NaN or infinite values. Look at the node that makes it.")
+    if image.shape[-1] < 3:
+        raise ValueError(f"image: it has {image.shape[-1]} channel, but the VAE needs three (RGB). Convert it first.")
     height, width = image.shape[1:3]
     if height % ratio or width % ratio:
         raise ValueError(
@@ -138,12 +140,14 @@ class LatentMaskConstraint(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, mask: Tensor, vae: Any, fill: str, erode: int) -> io.NodeOutput:
-        image = image[..., :3]
         check_image(image, vae.spacial_compression_encode())
+        image = image[..., :3]
         mask = fit_mask(mask, image)
         batch = max(image.shape[0], mask.shape[0])
         filled = FILLS[fill](image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1))
         samples = vae.encode(filled)
+        if samples.ndim == 5 and mask.shape[0] > 1:
+            raise ValueError(f"mask: there are {mask.shape[0]} masks, but with a video VAE one serves all frames.")
         weights = known_weights(mask, *samples.shape[-2:], erode)
         shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
         preview = filled * (0.25 + 0.75 * shown)

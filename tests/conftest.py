@@ -4,6 +4,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PACK = "newton_pack"
 
@@ -12,3 +14,10 @@ if PACK not in sys.modules:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACK] = module
     spec.loader.exec_module(module)
+
+
+@pytest.fixture(scope="session")
+def host():
+    from host import Host
+
+    return Host()

@@ -1,0 +1,54 @@
+"""Known cells and the fill of unknown pixels."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from newton_pack.sampler import known_weights
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.floats(0, 1), st.integers(0, 2**31))
+def test_a_cell_is_known_only_if_all_its_pixels_are(h, w, ratio, density, seed):
+    generator = torch.Generator().manual_seed(seed)
+    mask = (torch.rand(2, h * ratio, w * ratio, generator=generator) < density).float()
+    weights = known_weights(mask, h, w)
+    for b in range(2):
+        for i in range(h):
+            for j in range(w):
+                cell = mask[b, i * ratio : (i + 1) * ratio, j * ratio : (j + 1) * ratio]
+                assert weights[b, 0, i, j] == float(not cell.any())
+
+
+def test_soft_masks_stay_soft():
+    mask = torch.zeros(16, 16)
+    mask[:8, :8], mask[8:, 8:] = 0.3, 0.75
+    assert torch.allclose(known_weights(mask, 2, 2)[0, 0], torch.tensor([[0.7, 1.0], [1.0, 0.25]]))
+
+
+@pytest.mark.parametrize("erode", [0, 1, 2])
+def test_erosion_shrinks_the_known_region(erode):
+    mask = torch.zeros(1, 80, 80)
+    mask[:, 32:48, 32:48] = 1
+    weights = known_weights(mask, 10, 10, erode)[0, 0]
+    assert (weights == 0).sum() == (2 + 2 * erode) ** 2
+
+
+def test_sizes_that_are_no_multiple():
+    mask = torch.zeros(13, 21)
+    mask[12, 20] = 1
+    weights = known_weights(mask, 2, 3)[0, 0]
+    assert weights[1, 2] == 0 and weights.sum() == 5
+
+
+def test_extend_fill_takes_the_nearest_known_pixel(host):
+    fill = host.module("nodes.fill")
+    image = torch.rand(2, 6, 6, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(2, 6, 6)
+    mask[0, :, 3:] = 0.1  # any value above 0 is unknown
+    mask[1] = 1
+    out = fill.extend_fill(image, mask)
+    assert torch.equal(out[0, :, :3], image[0, :, :3])
+    assert torch.equal(out[0, :, 3:], image[0, :, 2:3].expand(-1, 3, -1))
+    assert (out[1] == 0.5).all()
+    assert torch.equal(fill.grey_fill(image, mask.ceil())[0, :, 3:], torch.full((6, 3, 3), 0.5))

@@ -1,0 +1,130 @@
+"""The host's traps: the failure without the guard, then the guard. And cancel, progress, preview."""
+
+import pytest
+import torch
+from graphs import custom_sampling, encoded, give, inpaint_graph, sampled
+from host import CountNode, GraphError, node
+
+
+@pytest.fixture
+def graph(host):
+    return inpaint_graph(host)
+
+
+def known_columns(x):
+    return x[..., :7]
+
+
+def test_mask_blending_would_hide_the_error(host, graph):
+    """Trap 1: with the host's denoise_mask the known region of x0 is always right, so e = 0 everywhere."""
+    import comfy.samplers
+
+    adapter, seen = host.module("nodes.comfy_adapter"), []
+
+    class Spy:
+        def bind(self, space):
+            return self
+
+        def error(self, x0):
+            seen.append(x0)
+            return torch.zeros_like(x0)
+
+    def unguarded(model_k, x, sigmas, extra_args, callback, disable):
+        return model_k(x, sigmas[:1], **extra_args)
+
+    known = encoded(host, graph)
+    graph["masked"] = node("SetLatentNoiseMask", samples=["constraint", 1], mask=["mask", 0])
+    custom_sampling(graph, give(host, "SAMPLER", comfy.samplers.KSAMPLER(unguarded)), ["masked", 0], steps=1)
+    assert torch.allclose(known_columns(sampled(host, graph)), known_columns(known), atol=1e-4)
+    graph["sampler"] = give(host, "SAMPLER", adapter.make_sampler(Spy(), adapter.NewtonSettings()))
+    sampled(host, graph)
+    assert not torch.allclose(known_columns(seen[0]), known_columns(known) * 0.18215, atol=0.1)
+
+
+def test_thin_mask_lines_are_not_lost_by_our_node(host, graph):
+    """Trap 1: the host's bilinear mask turns a one-pixel line into nothing; pooling keeps it."""
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, 8] = 1  # first pixel column of latent column 1: bilinear sampling at cell centres misses it
+    import comfy.sampler_helpers
+
+    assert not comfy.sampler_helpers.prepare_mask(mask, (1, 4, 16, 16), "cpu").any()
+    weights = host.module("sampler").known_weights(mask, 16, 16)
+    assert torch.equal(weights[0, 0, 0], torch.tensor([1.0, 0.0] + [1.0] * 14))
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5])
+def test_cancel_acts_within_one_call(host, graph, stop_after):
+    import comfy.model_management
+
+    class Stop:
+        RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "stop", "test"
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"model": ("MODEL",), "after": ("INT",)}}
+
+        def stop(self, model, after):
+            def wrapper(executor, *args, **kwargs):
+                if len(CountNode.batches) == after:
+                    comfy.model_management.interrupt_current_processing()
+                return executor(*args, **kwargs)
+
+            model = model.clone()
+            model.add_wrapper_with_key("diffusion_model", "stop", wrapper)
+            return (model,)
+
+    host.nodes.NODE_CLASS_MAPPINGS["TestStop"] = Stop
+    graph["stop"] = node("TestStop", model=["count", 0], after=stop_after)
+    graph["sample"]["inputs"]["model"] = ["stop", 0]
+    with pytest.raises(GraphError, match="interrupted"):
+        host.run(graph)
+    assert len(CountNode.batches) == stop_after
+
+
+def test_progress_per_call_and_preview_per_level(host, graph, monkeypatch):
+    import comfy.utils
+    import latent_preview
+
+    ticks = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda v, t, p=None, node_id=None: ticks.append((v, t, p)))
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+    sampled(host, graph)
+    calls = [t for t in ticks if t[2] is None and t[1] == 8]
+    previews = [t for t in ticks if t[2] is not None]
+    assert [v for v, _, _ in calls] == list(range(1, 9))
+    assert len(previews) == 4 and previews[0][2][1].size[0] > 0
+
+
+def test_half_precision_perturbation_survives(host):
+    """Trap 3: the perturbation that really reaches a network in half precision points where it should."""
+    sampler = host.module("sampler")
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(1, 4, 32, 32, generator=generator)
+    e = torch.randn(1, 4, 32, 32, generator=generator)
+
+    def applied_cosine(delta, dtype):
+        nu = 3 / 1.0
+        step = delta * nu * e / e.abs().max()
+        moved = ((x + step) / nu).to(dtype).double() - (x / nu).to(dtype).double()
+        return torch.cosine_similarity(moved.flatten(), step.double().flatten(), 0).item()
+
+    assert applied_cosine(0.005, torch.bfloat16) < 0.9
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert applied_cosine(sampler.NewtonSettings().delta_for(dtype), dtype) > 0.98
+
+
+def test_inference_mode_needs_no_guard_on_the_forward_only_path(host, graph):
+    """Trap 4: everything runs under inference mode, and nothing of ours asks for a gradient."""
+    out = sampled(host, graph)
+    assert out.is_inference() and not out.requires_grad
+
+
+def test_interpolated_mask_counts_every_touched_cell_as_unknown(host, graph):
+    """The SAMPLER door sees the host's interpolated mask only: any value above 0 is generated."""
+    mask = torch.zeros(1, 128, 128)
+    mask[..., 60:] = 1
+    graph["mask"] = give(host, "MASK", mask)
+    expected = sampled(host, graph)
+    graph["masked"] = node("SetLatentNoiseMask", samples=["constraint", 1], mask=["mask", 0])
+    custom_sampling(graph, node("NewtonSampler"), ["masked", 0])
+    assert torch.allclose(sampled(host, graph), expected, atol=1e-5)
