@@ -6,6 +6,7 @@ sheet per mask, all of them together in sheet.png, and summary.json. `--inputs` 
 
 import argparse
 import copy
+import hashlib
 import io
 import json
 import sys
@@ -123,6 +124,17 @@ def summary_table(cases: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def versions_of(host: Host) -> dict[str, str]:
+    """What the numbers depend on."""
+    system = host.stats["system"]
+    return {
+        "comfyui": system["comfyui_version"],
+        "torch": system["pytorch_version"],
+        "python": system["python_version"].split()[0],
+        "checkpoint_sha256": hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest(),
+    }
+
+
 def run_all(out: Path) -> None:
     graph = json.loads(GRAPH.read_text(encoding="utf-8"))
     out.mkdir(parents=True, exist_ok=True)
@@ -130,7 +142,7 @@ def run_all(out: Path) -> None:
     cases, sheets = [], {mask: [] for mask in MASKS}
     print("starting ComfyUI ...", flush=True)
     with Host() as host, tqdm(todo, desc="inpainting", unit="case") as bar:
-        versions = {k: v for k, v in host.stats["system"].items() if k.endswith("_version")}
+        versions = versions_of(host)
         for mask, name in bar:
             rows, pictures = run_case(host, graph, name, mask)
             cases += rows

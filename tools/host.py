@@ -105,7 +105,8 @@ class Host:
         self.base = make_base(comfyui, self.extra_nodes)
         self.log = self.base / "server.log"
         self.url = f"http://127.0.0.1:{(port := free_port())}"
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that __exit__ runs
+        for number in (signal.SIGINT, signal.SIGTERM):  # leave through __exit__, without a traceback
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
         command = [
             sys.executable, comfyui / "main.py", "--listen", "127.0.0.1", "--port", port,
             "--base-directory", self.base, "--extra-model-paths-config", self.base / "model_paths.yaml",
