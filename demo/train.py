@@ -7,6 +7,7 @@ half-precision checkpoint that the stock CheckpointLoaderSimple loads.
 
 import argparse
 import copy
+import itertools
 import json
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "nodes"))
 
 from emoji import NO_FLIP, draw_all, find_font, read_index
@@ -200,7 +202,7 @@ def train_unet(run: Run, latents: torch.Tensor, rows: list[dict[str, str]], seco
         t = torch.randint(1000, (16,), device=device)
         loss = eps_loss(run.model, z, (context[pick] * keep * whole).to(device), t, a)
         run.update(loss.mean())
-        for i, (low, high) in enumerate(zip(NOISE_BANDS, NOISE_BANDS[1:], strict=False)):
+        for i, (low, high) in enumerate(itertools.pairwise(NOISE_BANDS)):
             if (inside := (t >= low) & (t < high)).any():
                 bands[i] = 0.99 * bands[i] + 0.01 * loss.detach()[inside].mean().cpu()
         if run.step % 50 == 0:
@@ -210,7 +212,13 @@ def train_unet(run: Run, latents: torch.Tensor, rows: list[dict[str, str]], seco
 
 
 def export(
-    file: Path, vae: torch.nn.Module, mean: torch.Tensor, std: torch.Tensor, unet: torch.nn.Module, seed: int, steps: int
+    file: Path,
+    vae: torch.nn.Module,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    unet: torch.nn.Module,
+    seed: int,
+    steps: int,
 ) -> None:
     """One half-precision safetensors file in the layout of an SD1.5 checkpoint.
 

@@ -1,17 +1,20 @@
 """The only file that knows ComfyUI's internals.
 
-Host API used, all present since 2024 or earlier: comfy.samplers.KSAMPLER and KSampler.sigmas,
-comfy.sample.prepare_noise / fix_empty_latent_channels / sample_custom, model_sampling.noise_scaling,
-BaseModel.process_latent_in / get_dtype / manual_cast_dtype, comfy.utils.ProgressBar,
-latent_preview.get_previewer, model_management.throw_exception_if_processing_interrupted.
+Host API used, present since 2024 or earlier: comfy.samplers.KSAMPLER and KSampler.sigmas,
+comfy.sample.prepare_noise / fix_empty_latent_channels / sample_custom, model_sampling.noise_scaling and
+percent_to_sigma, BaseModel.process_latent_in / get_dtype / manual_cast_dtype, comfy.utils.ProgressBar,
+latent_preview.get_previewer, model_management.throw_exception_if_processing_interrupted; since January 2025:
+comfy.patcher_extension and ModelPatcher.add_wrapper_with_key.
 """
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import comfy.model_management
+import comfy.patcher_extension
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -20,9 +23,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..sampler import Constraint, Denoiser, LatentMask, NewtonSettings, Scales, sample_constrained
+from ..sampler import (
+    Constraint,
+    Denoiser,
+    LatentMask,
+    NewtonSettings,
+    Scales,
+    WeightedSum,
+    mixed_seed,
+    sample_constrained,
+)
 
 log = logging.getLogger("newton_constrained_sampling")
+WRAPPER_KEY = "newton_constrained_sampling"
 
 
 @dataclass(frozen=True)
@@ -33,11 +46,13 @@ class LatentSpace:
         shape: of the latent being sampled, (B, C, ..., h, w).
         device: of the sampler.
         process_in: from a VAE's latent to the sampler's coordinates.
+        percent_to_sigma: from progress (0 = start, 1 = end) to a noise level.
     """
 
     shape: torch.Size
     device: torch.device
     process_in: Callable[[Tensor], Tensor]
+    percent_to_sigma: Callable[[float], float]
 
 
 class ConstraintSpec(Protocol):
@@ -72,6 +87,19 @@ def check_latent(shape: torch.Size) -> None:
         )
 
 
+class GivenFirst:
+    """A host model whose first call is answered with an estimate that is already known."""
+
+    def __init__(self, model_k: Any, model: Callable[[Tensor, Tensor], Tensor], x0: Tensor):
+        self.model_k, self.model, self.given = model_k, model, [x0]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model_k, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
+        return self.given.pop() if self.given else self.model(x, sigma)
+
+
 def newton_function(
     model_k: Any,
     x: Tensor,
@@ -82,53 +110,59 @@ def newton_function(
     constraint: ConstraintSpec | None,
     settings: NewtonSettings,
     on_call: Callable[[], None] | None = None,
+    driver: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """`sample_constrained` as a k-diffusion sampler function of the host.
 
     The host's own mask blending is always switched off (`denoise_mask=None`): it would overwrite the known
     region in every denoiser call and hide the error. Without a constraint its mask and latent become one.
+
+    Args:
+        driver: sampler function that takes the step from one noise level to the next instead of ours.
     """
     check_latent(x.shape)
-    base = model_k.inner_model.inner_model
-    denoise_mask = extra_args.get("denoise_mask")
-    if constraint is not None:
-        bound = constraint.bind(LatentSpace(x.shape, x.device, base.process_latent_in))
-    elif denoise_mask is not None:
-        bound = LatentMask(model_k.latent_image, (denoise_mask == 0).to(x))
-    else:
-        bound = None
+    guider, mask = model_k.inner_model, extra_args.get("denoise_mask")
+    base, levels, seed = guider.inner_model, sigmas.tolist(), extra_args.get("seed") or 0
     extra_args = extra_args | {"denoise_mask": None}
+    if constraint is not None:
+        space = LatentSpace(x.shape, x.device, base.process_latent_in, base.model_sampling.percent_to_sigma)
+        bound = constraint.bind(space)
+    elif mask is not None:
+        bound = LatentMask(model_k.latent_image, (mask == 0).to(x))
+    else:
+        bound, settings = WeightedSum(()), replace(settings, iterations=0)
 
-    levels = sigmas.tolist()
-    total = settings.calls(len(levels) - 1) if bound is not None else len(levels) - 1
-    with tqdm(total=total, disable=disable, unit="call") as bar:
+    def model(x: Tensor, sigma: Tensor) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        x0 = model_k(x, sigma, **extra_args)
+        bar.update()
+        if on_call is not None:
+            on_call()
+        return x0
 
-        def model(x: Tensor, sigma: Tensor) -> Tensor:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            x0 = model_k(x, sigma, **extra_args)
-            bar.update()
-            if on_call is not None:
-                on_call()
-            return x0
+    def drive(i: int, x: Tensor, x0: Tensor) -> Tensor:
+        # A sampler's noise starts anew with its seed, so every level gets one of its own.
+        extra = extra_args | {"seed": mixed_seed(seed, i)}
+        return driver(GivenFirst(model_k, model, x0), x, sigmas[i : i + 2], extra_args=extra, disable=True)
 
-        residuals = []
+    residuals = []
 
-        def level_done(info: dict[str, Any]) -> None:
-            if info["residual"] is not None:
-                residuals.append(info["residual"])
-            if callback is not None:
-                callback(info)
+    def level_done(info: dict[str, Any]) -> None:
+        residuals.append(info["residual"].mean())
+        if callback is not None:
+            callback(info)
 
-        denoise = Denoiser(model, measured_scales(base.model_sampling))
-        delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
+    denoise = Denoiser(model, measured_scales(base.model_sampling))
+    delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
+    with tqdm(total=settings.calls(len(levels) - 1), disable=disable, unit="call") as bar:
         out = sample_constrained(
-            denoise, x, levels, bound, settings, delta, seed=extra_args.get("seed") or 0, callback=level_done
+            denoise, x, levels, bound, settings, delta, seed, drive if driver else None, level_done
         )
-    if residuals:
-        first, last = residuals[0].mean().item(), residuals[-1].mean().item()
+        calls = bar.n
+    if settings.iterations and residuals:
         log.info(
-            "Newton constrained sampling: %d levels, %d model calls, residual %.4f at the first and %.4f at the "
-            "last level", len(levels) - 1, denoise.calls, first, last,
+            "Newton constrained sampling: %d levels, %d model calls, residual %.4f at first, %.4f at last",
+            len(levels) - 1, calls, residuals[0], residuals[-1],
         )  # fmt: skip
     return out
 
@@ -138,6 +172,53 @@ def make_sampler(
 ) -> comfy.samplers.KSAMPLER:
     options = {"constraint": constraint, "settings": settings, "on_call": on_call}
     return comfy.samplers.KSAMPLER(newton_function, options)
+
+
+# Samplers of the host whose steps need nothing of earlier levels; the others would lose their history.
+SINGLE_STEP = ("euler", "euler_ancestral", "heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "ddpm", "lcm",
+               "seeds_2", "seeds_3")  # fmt: skip
+
+
+def constrain_sampler(sampler: Any, constraint: ConstraintSpec, settings: NewtonSettings) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER that corrects x before each level of the given one, which is left as it is."""
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        raise ValueError(
+            f"sampler: a {type(sampler).__name__} cannot be driven one noise level at a time. Use one of "
+            f"{', '.join(SINGLE_STEP)}, or the SAMPLER of the Newton Sampler node."
+        )
+    function, options = sampler.sampler_function, sampler.extra_options
+    if function is newton_function:
+        if options["constraint"] is not None:
+            raise ValueError(
+                "constraint: the model and the sampler both carry one. Join them with Combine Constraints and connect "
+                "the result in one place."
+            )
+        return comfy.samplers.KSAMPLER(newton_function, options | {"constraint": constraint})
+    name = function.__name__.removeprefix("sample_")
+    if name not in SINGLE_STEP:
+        raise ValueError(
+            f"sampler_name: '{name}' uses earlier noise levels, or more than the model's estimate, and would be wrong "
+            f"after a correction. Use one of {', '.join(SINGLE_STEP)}; euler_ancestral is the best start."
+        )
+    driven = {"constraint": constraint, "settings": settings, "driver": partial(function, **options)}
+    return comfy.samplers.KSAMPLER(newton_function, driven, sampler.inpaint_options)
+
+
+def constrain_model(model: Any, constraint: ConstraintSpec, settings: NewtonSettings) -> Any:
+    """A clone of MODEL whose sampling obeys the constraint, whichever node samples it."""
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        sampler = constrain_sampler(executor.class_obj, constraint, settings)
+        # The sampler of a graph is cached: the chain goes on with a new one instead of changing it.
+        chain = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            sampler.sample, sampler, executor.wrappers, executor.idx + 1
+        )
+        return chain.execute(*args, **kwargs)
+
+    model = model.clone()
+    model.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY)
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY, wrapper)
+    return model
 
 
 class NodeProgress:
@@ -188,7 +269,9 @@ def sample_latent(
     sigmas = comfy.samplers.KSampler(model, steps, model.load_device, scheduler=scheduler, denoise=denoise).sigmas
     noise = comfy.sample.prepare_noise(samples, seed, batch_index)
     levels = max(len(sigmas) - 1, 0)  # denoise 0 gives no noise level at all
-    progress = NodeProgress(model, settings.calls(levels) if constraint is not None else levels)
+    if constraint is None:
+        settings = replace(settings, iterations=0)
+    progress = NodeProgress(model, settings.calls(levels))
     return comfy.sample.sample_custom(
         model, noise, cfg, make_sampler(constraint, settings, progress.call), sigmas, positive, negative, samples,
         callback=progress.level, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,

@@ -2,6 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .combine import CombineConstraints
+from .constrain_model import ConstrainModel
 from .latent_mask import LatentMaskConstraint
 from .newton_sampler import NewtonConstrainedSampler, NewtonSampler
 from .settings import NewtonSettingsNode
@@ -10,8 +12,10 @@ from .words import WordConditioning
 NODES = [
     NewtonConstrainedSampler,
     NewtonSampler,
+    ConstrainModel,
     NewtonSettingsNode,
     LatentMaskConstraint,
+    CombineConstraints,
     WordConditioning,
 ]
 

@@ -100,8 +100,8 @@ class LatentMaskConstraint(io.ComfyNode):
             node_id="LatentMaskConstraint",
             display_name="Latent Mask Constraint",
             category=CATEGORY,
-            description="Inpainting and outpainting: what the mask leaves black stays, what it marks white is generated "
-            "so that it fits.",
+            description="Inpainting and outpainting: what the mask leaves black stays, what it marks white is "
+            "generated so that it fits.",
             inputs=[
                 io.Image.Input("image", tooltip="The picture with a known part. Its size must suit the VAE."),
                 io.Mask.Input(
@@ -129,7 +129,7 @@ class LatentMaskConstraint(io.ComfyNode):
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
                 io.Latent.Output(display_name="LATENT", tooltip="Latent of the right size to start from."),
-                io.Image.Output(display_name="latent_mask", tooltip="The picture with the region to be generated dark."),
+                io.Image.Output(display_name="latent_mask", tooltip="The picture, dark where it will be generated."),
                 io.Image.Output(
                     display_name="filled",
                     tooltip="The picture with its unknown region filled: the destination for a composite of the "

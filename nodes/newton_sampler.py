@@ -123,7 +123,5 @@ class NewtonSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, constraint: ConstraintSpec | None = None, settings: NewtonSettings | None = None
-    ) -> io.NodeOutput:
+    def execute(cls, constraint: ConstraintSpec | None = None, settings: NewtonSettings | None = None) -> io.NodeOutput:
         return io.NodeOutput(make_sampler(constraint, settings or PRESETS["fast"]))

@@ -1,9 +1,10 @@
 """Constrained sampling by inexact Newton steps (Graikos, Jojic, Samaras, arXiv 2410.18804). Torch only."""
 
-from .constraint import Constraint
+from .constraint import Constraint, Term, WeightedSum
 from .denoiser import Denoiser, Scales
-from .newton import PRESETS, NewtonSettings
+from .newton import PRESETS, NewtonSettings, newton_steps
 from .operators.mask import LatentMask, known_weights
+from .renoise import mixed_seed
 from .sample import sample_constrained
 
 __all__ = [
@@ -13,6 +14,10 @@ __all__ = [
     "LatentMask",
     "NewtonSettings",
     "Scales",
+    "Term",
+    "WeightedSum",
     "known_weights",
+    "mixed_seed",
+    "newton_steps",
     "sample_constrained",
 ]

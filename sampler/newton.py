@@ -1,8 +1,13 @@
-"""Settings of the inexact Newton step."""
+"""The inexact Newton step and its settings."""
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from .constraint import Constraint
+from .denoiser import Denoiser, unit_max
+from .jvp import forward_difference
 
 # Smallest relative perturbation that survives rounding of the network's input.
 DELTA_BY_DTYPE = {torch.float32: 0.005, torch.float16: 0.02, torch.bfloat16: 0.1}
@@ -39,6 +44,26 @@ class NewtonSettings:
     def calls(self, levels: int) -> int:
         """Denoiser calls of a run over `levels` noise levels."""
         return levels * (1 + self.iterations * (1 if self.carry else 2))
+
+
+def newton_steps(
+    denoise: Denoiser, x: Tensor, sigma: float, constraint: Constraint, settings: NewtonSettings, delta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Push x at one noise level towards the constraint (section 3.2): K steps along J e, per sample.
+
+    Returns:
+        The moved x, the estimate x0 that belongs to it, and the rms of e before the first step (B,).
+    """
+    nu = denoise.scales(sigma).nu
+    x0 = denoise(x, sigma)
+    e = constraint.error(x0, sigma)
+    residual = e.square().flatten(1).mean(1).sqrt()
+    for k, rate in enumerate(settings.rates()):
+        e = constraint.error(x0, sigma) if k else e
+        d = unit_max(forward_difference(denoise, x, sigma, x0, e, delta))  # J e / max|J e|
+        x = x + rate * nu * d
+        x0 = x0 + rate * d if settings.carry else denoise(x, sigma)
+    return x, x0, residual
 
 
 PRESETS = {

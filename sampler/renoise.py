@@ -11,13 +11,18 @@ from .denoiser import Scales
 RELEASED_ETA = 0.155
 
 
+def mixed_seed(*parts: int) -> int:
+    """A seed of 63 bits in which every part counts; torch's CPU generator sees only the lower 32 bits of one."""
+    digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def sample_generators(seed: int, batch: int, offset: int = 0) -> list[torch.Generator]:
     """One CPU generator per sample, seeded by (seed, offset, sample index).
 
     The same noise on every device, and a batch of two equals two batches of one.
     """
-    keys = (hashlib.blake2b(f"{seed},{offset},{i}".encode(), digest_size=8).digest() for i in range(batch))
-    return [torch.Generator().manual_seed(int.from_bytes(k, "little", signed=True)) for k in keys]
+    return [torch.Generator().manual_seed(mixed_seed(seed, offset, i)) for i in range(batch)]
 
 
 def noise_like(x: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -1,5 +1,6 @@
 """The method: sampling under a constraint by inexact Newton steps. Graikos et al., arXiv 2410.18804, Algorithm 1."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,8 @@ import torch
 from torch import Tensor
 
 from .constraint import Constraint
-from .denoiser import Denoiser, unit_max
-from .jvp import forward_difference
-from .newton import NewtonSettings
+from .denoiser import Denoiser
+from .newton import NewtonSettings, newton_steps
 from .renoise import RELEASED_ETA, fresh_noise, noise_like, released_noise, renoise, sample_generators
 
 
@@ -18,43 +18,35 @@ def sample_constrained(
     denoise: Denoiser,
     x: Tensor,
     sigmas: list[float],
-    constraint: Constraint | None,
+    constraint: Constraint,
     settings: NewtonSettings,
     delta: float,
     seed: int = 0,
-    callback: Callable[[dict[str, Any]], None] | None = None,
+    advance: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+    callback: Callable[[dict[str, Any]], None] = lambda info: None,
 ) -> Tensor:
     """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * (1 + K).
 
     Args:
         x: noisy start (B, C, ..., H, W) at sigmas[0].
         sigmas: L + 1 decreasing noise levels, usually ending in 0.
-        constraint: None samples freely.
         delta: relative perturbation of the forward difference.
         seed: of the fresh noise; sample b of a batch depends on (seed, b) only.
+        advance: step of another sampler, from (i, x, x0) at sigmas[i] to x at sigmas[i + 1], in place of the
+            renoise step.
         callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `residual`
-            (rms of e before them, a tensor per sample).
+            (rms of e before them, (B,)).
     """
     generators = sample_generators(seed, x.shape[0])
     released = released_noise(sigmas) if settings.eta is None else None
-    for i, (sigma, sigma_next) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-        scales, scales_next = denoise.scales(sigma), denoise.scales(sigma_next)
-        x0 = denoise(x, sigma)
-        residual = None
-        for rate in settings.rates() if constraint is not None else ():
-            e = constraint.error(x0)
-            residual = rms(e) if residual is None else residual
-            d = unit_max(forward_difference(denoise, x, sigma, x0, e, delta))  # J e / max|J e|
-            x = x + rate * scales.nu * d
-            x0 = x0 + rate * d if settings.carry else denoise(x, sigma)
-        if callback is not None:
-            callback({"i": i, "x": x, "sigma": sigma, "denoised": x0, "residual": residual})
-        eta = RELEASED_ETA if settings.eta is None else settings.eta
-        c = released[i] if released and scales_next.s > 0 else fresh_noise(scales, scales_next, eta)
-        x = renoise(x, x0, scales, scales_next, c, noise_like(x, generators))
+    eta = RELEASED_ETA if settings.eta is None else settings.eta
+    for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
+        x, x0, residual = newton_steps(denoise, x, sigma, constraint, settings, delta)
+        callback({"i": i, "x": x, "sigma": sigma, "denoised": x0, "residual": residual})
+        if advance is not None:
+            x = advance(i, x, x0)
+            continue
+        here, there = denoise.scales(sigma), denoise.scales(sigma_next)
+        c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
+        x = renoise(x, x0, here, there, c, noise_like(x, generators))
     return x
-
-
-def rms(t: Tensor) -> Tensor:
-    """Root mean square of each sample, (B,)."""
-    return t.square().flatten(1).mean(1).sqrt()

@@ -1,6 +1,7 @@
 """A real ComfyUI in this process: boot it once, load the pack through its own loader, execute graphs."""
 
 import asyncio
+import importlib
 import os
 import sys
 import tempfile
@@ -73,8 +74,8 @@ class Host:
         (self.base / "custom_nodes").mkdir()
         args.cpu, args.base_directory = True, str(self.base)
         args.database_url = f"sqlite:///{self.base / 'comfyui.db'}"
-        import utils.extra_config
-        import utils.install_util  # noqa: F401  before `nodes`: they resolve `utils` once
+        for early in ("utils.extra_config", "utils.install_util"):
+            importlib.import_module(early)  # before `nodes`, which would find another `utils`
         import execution
         import folder_paths
         import nodes

@@ -94,9 +94,7 @@ def test_vae_of_another_model(host, graph):
 
 
 def test_vae_of_the_same_shape_from_another_model_warns(host, graph, caplog):
-    spec = host.module("nodes.latent_mask").LatentMaskSpec(
-        torch.full((1, 4, 16, 16), 200.0), torch.ones(1, 1, 16, 16)
-    )
+    spec = host.module("nodes.latent_mask").LatentMaskSpec(torch.full((1, 4, 16, 16), 200.0), torch.ones(1, 1, 16, 16))
     graph["other"] = give(host, "NEWTON_CONSTRAINT", spec)
     graph["sample"]["inputs"]["constraint"] = ["other", 0]
     with caplog.at_level(logging.WARNING):

@@ -1,9 +1,12 @@
 """Laws of the method, against an analytic Gaussian prior whose Jacobian and posterior are exact."""
 
+import itertools
+from dataclasses import replace
+
 import analytic
 import pytest
 import torch
-from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, sample_constrained
+from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, Term, WeightedSum, sample_constrained
 from newton_pack.sampler.denoiser import unit_max
 from newton_pack.sampler.jvp import forward_difference
 from newton_pack.sampler.renoise import fresh_noise, noise_like, renoise, sample_generators
@@ -14,6 +17,7 @@ WEIGHTS, KNOWN = analytic.half_mask()
 CONSTRAINT = LatentMask(TRUTH, WEIGHTS)
 LEVELS = analytic.released_levels()
 FAST, PAPER = PRESETS["fast"], PRESETS["paper"]
+FREE = replace(FAST, iterations=0)
 
 
 def run(settings, batch=16, seed=0, prior=PRIOR, constraint=CONSTRAINT, levels=LEVELS, x=None, denoise=None, **kw):
@@ -55,7 +59,7 @@ def distance_to_posterior_mean(x):
 
 
 def test_hidden_mean_approaches_the_posterior_mean():
-    free = distance_to_posterior_mean(run(FAST, batch=400, constraint=None))
+    free = distance_to_posterior_mean(run(FREE, batch=400))
     assert free == pytest.approx(1, abs=0.15)
     assert distance_to_posterior_mean(run(FAST, batch=400)) < 0.4
     assert distance_to_posterior_mean(run(NewtonSettings(carry=False), batch=400)) < 0.4
@@ -66,7 +70,7 @@ def test_hidden_mean_approaches_the_posterior_mean():
 def replacement(x, prior, y, weights):
     """Known pixels pasted into every estimate: the usual way, at the same noise and levels."""
     generators, denoise = sample_generators(0, len(x)), prior.denoiser()
-    for sigma, sigma_next in zip(LEVELS, LEVELS[1:], strict=False):
+    for sigma, sigma_next in itertools.pairwise(LEVELS):
         here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         x0 = weights * y + (1 - weights) * denoise(x, sigma)
         x = renoise(x, x0, here, there, fresh_noise(here, there, 1.0), noise_like(x, generators))
@@ -140,7 +144,7 @@ def test_no_error_moves_nothing(settings):
     x = analytic.start_noise(2, 13, LEVELS[0])
     silent = run(settings, x=x, constraint=free)
     assert torch.isfinite(silent).all()
-    assert torch.allclose(silent, run(settings, x=x, constraint=None), atol=1e-6)
+    assert torch.allclose(silent, run(replace(settings, iterations=0), x=x), atol=1e-6)
 
 
 def test_a_satisfied_sample_is_left_alone_beside_one_that_is_not():
@@ -183,3 +187,22 @@ def test_fresh_noise_is_ancestral_at_eta_one():
     assert up == pytest.approx((4 * (9 - 4) / 9) ** 0.5)
     assert fresh_noise(analytic.flow(1.0), analytic.flow(0.9), 1.0) == pytest.approx(0.9)
     assert fresh_noise(analytic.exploding(3.0), analytic.exploding(0.0), 1.0) == 0
+
+
+def test_sum_of_constraints_costs_no_further_calls():
+    left, right = torch.zeros_like(WEIGHTS), torch.zeros_like(WEIGHTS)
+    left[..., :2], right[..., 2:4] = 1, 1
+    both = WeightedSum((Term(LatentMask(TRUTH, left)), Term(LatentMask(TRUTH, right))))
+    denoise = PRIOR.denoiser()
+    summed = run(FAST, constraint=both, denoise=denoise)
+    assert denoise.calls == 40
+    assert known_rms(summed) < 0.4 * known_rms(run(FREE))
+    # One term alone is the constraint itself: only directions count.
+    alone = WeightedSum((Term(CONSTRAINT, weight=3.0),))
+    assert torch.allclose(run(FAST, constraint=alone), run(FAST), atol=1e-2)
+
+
+def test_a_term_acts_between_its_noise_levels_only():
+    e = WeightedSum((Term(CONSTRAINT, sigma_start=5.0, sigma_end=1.0),))
+    x0 = torch.zeros(1, *analytic.SHAPE)
+    assert [bool(e.error(x0, s).any()) for s in (6.0, 5.0, 3.0, 1.0, 0.5)] == [False, True, True, True, False]

@@ -55,9 +55,7 @@ def test_paper_preset_is_the_published_loop():
     theirs = published_loop(eps_model, x * abar[0].sqrt(), truth, weights, noises)
     assert (ours - theirs).abs().max() < 1e-5
     # The comparison can fail: a different step schedule is far away.
-    other = sample_constrained(
-        prior.denoiser(), x, levels, LatentMask(truth, weights), PRESETS["fast"], 0.005, seed=0
-    )
+    other = sample_constrained(prior.denoiser(), x, levels, LatentMask(truth, weights), PRESETS["fast"], 0.005, seed=0)
     assert (other - theirs).abs().max() > 1e-2
 
 

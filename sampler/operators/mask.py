@@ -36,5 +36,5 @@ class LatentMask:
     y: Tensor
     weights: Tensor
 
-    def error(self, x0: Tensor) -> Tensor:
+    def error(self, x0: Tensor, sigma: float) -> Tensor:
         return self.weights * (self.y - x0)

@@ -1,0 +1,91 @@
+"""Several constraints as one, weighted and scheduled."""
+
+import logging
+from dataclasses import dataclass
+from itertools import combinations
+
+from comfy_api.latest import io
+
+from ..sampler import LatentMask, Term, WeightedSum
+from .comfy_adapter import ConstraintSpec, LatentSpace
+from .sockets import CATEGORY, Constraint
+
+log = logging.getLogger("newton_constrained_sampling")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A constraint with its weight, active from `start` to `end` of the run (0 = first step, 1 = last)."""
+
+    spec: ConstraintSpec
+    weight: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class SumSpec:
+    parts: tuple[Part, ...]
+
+    def bind(self, space: LatentSpace) -> WeightedSum:
+        terms = tuple(
+            Term(p.spec.bind(space), p.weight, space.percent_to_sigma(p.start), space.percent_to_sigma(p.end))
+            for p in self.parts
+        )
+        for a, b in combinations((t.constraint for t in terms), 2):
+            if isinstance(a, LatentMask) and isinstance(b, LatentMask):
+                clash = (a.weights > 0) & (b.weights > 0) & ((a.y - b.y).abs() > 0.1)
+                if clash.any():
+                    log.warning(
+                        "Combine Constraints: two masks keep different pictures in %d latent cells; the result there "
+                        "is a compromise.", int(clash.any(1).sum()),
+                    )  # fmt: skip
+        return WeightedSum(terms)
+
+
+class CombineConstraints(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        def part(name: str, optional: bool) -> list[io.Input]:
+            return [
+                Constraint.Input(f"constraint_{name}", optional=optional, tooltip="A constraint to obey."),
+                io.Float.Input(
+                    f"weight_{name}", default=1.0, min=0.0, max=100.0, step=0.01, tooltip="Its share of the step."
+                ),
+                io.Float.Input(
+                    f"start_{name}", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Acts from this part of the run."
+                ),
+                io.Float.Input(
+                    f"end_{name}", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Acts until this part of the run."
+                ),
+            ]
+
+        return io.Schema(
+            node_id="NewtonCombineConstraints",
+            display_name="Combine Constraints",
+            category=CATEGORY,
+            description="Several constraints at once, at no further model calls. With one input it schedules that "
+            "one; chain the node for more than two.",
+            inputs=part("a", False) + part("b", True),
+            outputs=[Constraint.Output(display_name="CONSTRAINT", tooltip="All of them together.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        constraint_a: ConstraintSpec,
+        weight_a: float,
+        start_a: float,
+        end_a: float,
+        weight_b: float,
+        start_b: float,
+        end_b: float,
+        constraint_b: ConstraintSpec | None = None,
+    ) -> io.NodeOutput:
+        parts = [Part(constraint_a, weight_a, start_a, end_a), Part(constraint_b, weight_b, start_b, end_b)]
+        for name, p in zip("ab", parts, strict=True):
+            if p.start > p.end:
+                raise ValueError(
+                    f"start_{name}: {p.start} lies after end_{name} {p.end}, so the constraint would never act."
+                )
+        return io.NodeOutput(SumSpec(tuple(p for p in parts if p.spec is not None)))
