@@ -1,0 +1,162 @@
+"""The shipped workflows: the editor's form, its twin in API format, thumbnail, and what they promise."""
+
+import json
+import shutil
+
+import pytest
+from host import ROOT, node
+
+API = ROOT / "workflows" / "api"
+NAMES = sorted(p.stem for p in (ROOT / "workflows").glob("*.json"))
+EDITOR_ONLY = {"MarkdownNote"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def ui_nodes(name):
+    return [n for n in read(ROOT / "workflows", name)["nodes"] if n["type"] not in EDITOR_ONLY]
+
+
+def inputs_of(host, kind):
+    """(name, type, options) of a node's visible inputs in the order of its definition."""
+    groups = host.nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()
+    for name, (kind, *options) in (groups.get("required", {}) | groups.get("optional", {})).items():
+        yield name, "COMBO" if isinstance(kind, list) else kind, options[0] if options else {}
+
+
+def widget_names(host, n):
+    """What each of a node's widget values is, in the editor's order."""
+    for name, kind, options in inputs_of(host, n["type"]):
+        if kind in WIDGETS:
+            yield name
+            if options.get("control_after_generate"):
+                yield "control_after_generate"
+            if options.get("image_upload"):
+                yield "upload"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_has_its_twin_and_a_thumbnail(name):
+    from PIL import Image
+
+    assert (API / f"{name}.json").is_file()
+    with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
+        assert picture.format == "JPEG" and picture.width == 512
+
+
+def test_every_api_graph_has_an_editor_form():
+    assert sorted(p.stem for p in API.glob("*.json")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_slots_are_those_of_the_host(host, name):
+    for n in ui_nodes(name):
+        cls = host.nodes.NODE_CLASS_MAPPINGS[n["type"]]
+        shown = {i["name"]: i["type"] for i in n["inputs"] if i["type"] != "IMAGEUPLOAD"}
+        assert shown == {name: kind for name, kind, _ in inputs_of(host, n["type"])}
+        assert [o["type"] for o in n["outputs"]] == list(cls.RETURN_TYPES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_hold_on_both_ends(name):
+    workflow = read(ROOT / "workflows", name)
+    nodes = {n["id"]: n for n in workflow["nodes"]}
+    ids = [link[0] for link in workflow["links"]]
+    for link, source, output, target, slot, kind in workflow["links"]:
+        out, into = nodes[source]["outputs"][output], nodes[target]["inputs"][slot]
+        assert link in out["links"] and into["link"] == link
+        assert out["type"] == into["type"] == kind
+    used = [link for n in nodes.values() for o in n.get("outputs", []) for link in o["links"]]
+    ends = [i["link"] for n in nodes.values() for i in n["inputs"] if i["link"] is not None]
+    assert sorted(used) == sorted(ends) == sorted(ids)
+    assert len(set(ids)) == len(ids) and workflow["last_link_id"] == max(ids)
+    assert workflow["last_node_id"] == max(nodes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_editor_form_and_api_format_say_the_same(host, name):
+    sources = {link[0]: [str(link[1]), link[2]] for link in read(ROOT / "workflows", name)["links"]}
+    graph = {}
+    for n in ui_nodes(name):
+        names = list(widget_names(host, n))
+        assert len(names) == len(n["widgets_values"]), n["type"]
+        values = dict(zip(names, n["widgets_values"], strict=True))
+        values = {k: v for k, v in values.items() if k not in ("control_after_generate", "upload")}
+        linked = {i["name"]: sources[i["link"]] for i in n["inputs"] if i["link"] is not None}
+        entry = {"class_type": n["type"], "inputs": values | linked}
+        graph[str(n["id"])] = entry | ({"_meta": {"title": n["title"]}} if "title" in n else {})
+    assert graph == read(API, name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_overlaps(name):
+    boxes = [(*n["pos"], *n["size"]) for n in read(ROOT / "workflows", name)["nodes"]]
+    for i, (x, y, width, height) in enumerate(boxes):
+        for x2, y2, width2, height2 in boxes[i + 1 :]:  # 30: a title bar
+            assert x + width < x2 or x2 + width2 < x or y + height < y2 - 30 or y2 + height2 < y - 30
+
+
+def test_sd15_lacks_nothing_but_its_checkpoint(host):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(host.base / "input" / "example.png")
+    graph = read(API, "inpaint_sd15")
+    checkpoint = graph["1"]["inputs"]["ckpt_name"]
+    valid, _, _, errors = host.loop.run_until_complete(host.execution.validate_prompt("id", graph, None))
+    found = [(number, e["type"]) for number, what in errors.items() for e in what["errors"]]
+    assert not valid and found == [("1", "value_not_in_list")]
+    (loader,) = (n for n in ui_nodes("inpaint_sd15") if n["type"] == "CheckpointLoaderSimple")
+    (model,) = loader["properties"]["models"]
+    assert model["name"] == checkpoint and model["url"].endswith(f"/{checkpoint}")
+    assert model["directory"] == "checkpoints"
+
+
+def test_sd15_scales_picture_and_mask_together(host):
+    """A hard mask stays hard away from its border, so that known pixels stay known."""
+    from PIL import Image
+
+    picture = Image.new("RGBA", (768, 600), (200, 100, 50, 255))
+    picture.paste((0, 0, 0, 0), (384, 0, 768, 600))
+    picture.save(host.base / "input" / "scaled.png")
+    graph = read(API, "inpaint_sd15")
+    graph = {k: graph[k] for k in ("2", "15", "16", "17")}
+    graph["2"]["inputs"]["image"] = "scaled.png"
+    graph |= {"image": node("TestCapture", value=["17", 0]), "mask": node("TestCapture", value=["17", 1])}
+    image, mask = sorted(host.run(graph), key=lambda t: -t.ndim)
+    assert image.shape == (1, 512, 512, 3) and mask.shape == (1, 512, 512)
+    assert (mask[..., :250] == 0).all() and (mask[..., 262:] == 1).all()
+
+
+@pytest.mark.parametrize("name", ["inpaint_demo", "outpaint_demo"])
+def test_known_pixels_are_untouched(host, name):
+    import numpy as np
+    from PIL import Image
+
+    shutil.copy(ROOT / "demo" / "images" / "ncs_half.png", host.base / "input")
+    graph = read(API, name)
+    graph["6"]["inputs"]["steps"] = 2
+    graph["13"]["inputs"]["filename_prefix"] = f"untouched_{name}"
+    host.run(graph)
+    given = np.asarray(Image.open(ROOT / "demo" / "images" / "ncs_half.png"))
+    (file,) = (host.base / "output").glob(f"untouched_{name}*.png")
+    made = np.asarray(Image.open(file))
+    known = given[..., 3] == 255
+    if name == "outpaint_demo":
+        crop = graph["15"]["inputs"]
+        known[:, crop["width"] :] = known[crop["height"] :] = False
+    assert made.shape == (128, 128, 3) and known.sum() >= 64 * 96
+    assert (made[known] == given[..., :3][known]).all()
+    assert (made[~known] != given[..., :3][~known]).any()
+
+
+def test_every_node_of_the_pack_has_a_help_page(host):
+    module = f"custom_nodes.{ROOT.name}"
+    ours = {k for k, c in host.nodes.NODE_CLASS_MAPPINGS.items() if getattr(c, "RELATIVE_PYTHON_MODULE", "") == module}
+    assert ours == {p.stem for p in (ROOT / "web" / "docs").glob("*.md")}
+    for kind in ours:
+        page = (ROOT / "web" / "docs" / f"{kind}.md").read_text(encoding="utf-8")
+        missing = [name for name, _, _ in inputs_of(host, kind) if f"`{name}`" not in page]
+        assert not missing, f"web/docs/{kind}.md says nothing about {missing}"

@@ -1,0 +1,215 @@
+"""Build workflows/NAME.json (editor format) and workflows/NAME.jpg from every workflows/api/NAME.json.
+
+    COMFYUI_PATH=.cache/comfyui-0.3.75 .cache/venv/bin/python tools/make_workflows.py
+
+Slots, widgets and their order come from the node definitions of a running ComfyUI, thumbnails from running the demo
+graphs in it. Start it again whenever a graph, a node or the demo checkpoint has changed.
+"""
+
+import copy
+import io
+import json
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from typing import Any
+
+from host import PACK, ROOT, Graph, Host, HostError
+from PIL import Image, ImageDraw, ImageFont
+from run_graph import read_graph, take_images
+from workflow_notes import NOTES
+
+API = ROOT / "workflows" / "api"
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+COLUMNS = {
+    "Model and picture": ("CheckpointLoaderSimple", "LoadImage"),
+    "Prompt": ("WordConditioning", "CLIPTextEncode"),
+    "Canvas": ("ImageCrop", "ImagePadForOutpaint", "JoinImageWithAlpha", "ImageScale", "SplitImageWithAlpha"),
+    "Constraint": ("LatentMaskConstraint", "PreviewImage"),
+    "Sampling": ("NewtonConstrainedSampler", "VAEDecode"),
+    "Soft mask": ("GrowMask", "MaskToImage", "ImageBlur", "ImageToMask"),
+    "Composite": ("ImageCompositeMasked", "SaveImage"),
+}
+WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
+# Room for the picture or the text that a node shows below its widgets.
+EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90}
+SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
+DOWNLOADS = {SD15: f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{SD15}"}
+THUMBNAIL, SQUARE = 512, 8  # pixels
+
+Node = dict[str, Any]
+Definitions = dict[str, dict[str, Any]]
+
+
+def inputs_of(definition: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], bool]]:
+    """(name, type, options, optional) of a node's inputs in the order of its definition."""
+    for group in ("required", "optional"):
+        for name, spec in definition["input"].get(group, {}).items():
+            kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+            yield name, kind, spec[1] if len(spec) > 1 else {}, group == "optional"
+
+
+def fields(definition: dict[str, Any], given: dict[str, Any]) -> tuple[list[Node], list[Any]]:
+    """A node's input slots as the editor orders them, first sockets, then widgets; and its widgets' values."""
+    sockets, widgets, values = [], [], []
+    for name, kind, options, optional in inputs_of(definition):
+        if kind not in WIDGET_TYPES or options.get("forceInput"):
+            sockets.append({"name": name, "type": kind, "link": None} | ({"shape": 7} if optional else {}))
+            continue
+        widgets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
+        values.append(given[name])
+        if kind == "INT" and (options.get("control_after_generate") or name in ("seed", "noise_seed")):
+            values.append("fixed")
+        if options.get("image_upload"):
+            widgets.append({"name": "upload", "type": "IMAGEUPLOAD", "widget": {"name": "upload"}, "link": None})
+            values.append("image")
+    if unknown := given.keys() - {slot["name"] for slot in sockets + widgets}:
+        raise HostError(f"{definition['name']} has no input {', '.join(sorted(unknown))}")
+    return sockets + widgets, values
+
+
+def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> Node:
+    """An editor node without position and links."""
+    kind = entry["class_type"]
+    definition = definitions[kind]
+    slots, values = fields(definition, entry["inputs"])
+    outputs = [
+        {"name": name, "type": output, "links": []}
+        for name, output in zip(definition["output_name"], definition["output"], strict=True)
+    ]
+    sockets = sum("widget" not in slot for slot in slots)
+    height = 20 * max(sockets, len(outputs)) + 6 + (24 * len(values) + 8 if values else 0) + EXTRA.get(kind, 0)
+    ours = definition["python_module"].startswith("custom_nodes.")
+    properties: Node = {"Node name for S&R": kind, "cnr_id": PACK if ours else "comfy-core"}
+    if models := [value for value in values if value in DOWNLOADS]:
+        properties["models"] = [{"name": m, "url": DOWNLOADS[m], "directory": "checkpoints"} for m in models]
+    node = {
+        "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDTH, height], "flags": {}, "order": 0, "mode": 0,
+        "inputs": slots, "outputs": outputs, "properties": properties, "widgets_values": values,
+    }  # fmt: skip
+    if title := entry.get("_meta", {}).get("title"):
+        node["title"] = title
+    return node
+
+
+def connect(graph: Graph, nodes: dict[str, Node]) -> list[list[Any]]:
+    """Fill both ends of every link, and the order of execution; returns the links."""
+    links = []
+    for number, entry in graph.items():
+        for slot, target in enumerate(nodes[number]["inputs"]):
+            if isinstance(source := entry["inputs"].get(target["name"]), list):
+                output = nodes[source[0]]["outputs"][source[1]]
+                link = len(links) + 1
+                target["link"] = link
+                output["links"].append(link)
+                links.append([link, int(source[0]), source[1], int(number), slot, output["type"]])
+    needs = {n: {v[0] for v in entry["inputs"].values() if isinstance(v, list)} for n, entry in graph.items()}
+    for order, number in enumerate(TopologicalSorter(needs).static_order()):
+        nodes[number]["order"] = order
+    return links
+
+
+def lay_out(nodes: list[Node], note: Node) -> list[Node]:
+    """Place nodes in columns from left to right, the note first; returns one frame per column."""
+    if lost := {n["type"] for n in nodes} - {kind for kinds in COLUMNS.values() for kind in kinds}:
+        raise HostError(f"no column in COLUMNS for {', '.join(sorted(lost))}")
+    left, groups = note["size"][0] + 2 * GAP, []
+    for title, kinds in COLUMNS.items():
+        column = [n for kind in kinds for n in nodes if n["type"] == kind]
+        if not column:
+            continue
+        top = 0
+        for node in column:
+            node["pos"] = [left, top]
+            top += node["size"][1] + TITLE + GAP
+        # From above the first node's title bar, with room for the frame's own title, to below the last node.
+        bounding = [left - PAD, -2 * TITLE - PAD, WIDTH + 2 * PAD, top - GAP + TITLE + 2 * PAD]
+        look = {"color": "#3f789e", "font_size": 24, "flags": {}}
+        groups.append({"id": len(groups) + 1, "title": title, "bounding": bounding} | look)
+        left += WIDTH + 2 * GAP
+    return groups
+
+
+def make_note(number: int, text: str) -> Node:
+    lines = sum(1 + len(line) // 50 for line in text.splitlines())
+    return {
+        "id": number, "type": "MarkdownNote", "pos": [0, 0], "size": [360, 15 * lines + 50], "flags": {}, "order": 0,
+        "mode": 0, "inputs": [], "outputs": [], "title": "About this workflow", "properties": {},
+        "widgets_values": [text], "color": "#432", "bgcolor": "#653",
+    }  # fmt: skip
+
+
+def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
+    """The editor's form of a graph in API format."""
+    nodes = {number: make_node(number, entry, definitions) for number, entry in graph.items()}
+    links = connect(graph, nodes)
+    note = make_note(max(map(int, graph)) + 1, NOTES[name])
+    note["order"] = len(nodes)
+    groups = lay_out(list(nodes.values()), note)
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{name}")), "revision": 0, "last_node_id": note["id"],
+        "last_link_id": len(links), "nodes": [*nodes.values(), note], "links": links, "groups": groups, "config": {},
+        "extra": {"ds": {"scale": 0.6, "offset": [60, 160]}}, "version": 0.4,
+    }  # fmt: skip
+
+
+def node_of(graph: Graph, class_type: str) -> str:
+    (number,) = (n for n, entry in graph.items() if entry["class_type"] == class_type)
+    return number
+
+
+def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
+    """Run a graph: the picture that enters the constraint, with what is to be generated as squares, and the result."""
+    graph = copy.deepcopy(graph)
+    for name, file in take_images(graph, [ROOT / "demo" / "images"]).items():
+        shutil.copyfile(file, host.base / "input" / name)
+    seen = graph[node_of(graph, "LatentMaskConstraint")]["inputs"]
+    saved = node_of(graph, "SaveImage")
+    graph["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": seen["mask"]}}
+    for name, source in (("seen", seen["image"]), ("hidden", ["mask", 0])):
+        graph[name] = {"class_type": "SaveImage", "inputs": {"images": source, "filename_prefix": name}}
+    result = host.run(graph, show_progress=True)
+    picture, mask, made = (Image.open(io.BytesIO(result.file(n))).convert("RGB") for n in ("seen", "hidden", saved))
+    squares = Image.new("RGB", picture.size, "#ffffff")
+    pen = ImageDraw.Draw(squares)
+    for y in range(0, picture.height, SQUARE):
+        for x in range(y // SQUARE % 2 * SQUARE, picture.width, 2 * SQUARE):
+            pen.rectangle((x, y, x + SQUARE - 1, y + SQUARE - 1), fill="#b0b0b0")
+    return Image.composite(squares, picture, mask.convert("L").point(lambda v: 255 * (v > 0))), made
+
+
+def thumbnail(before: Image.Image, after: Image.Image, label: str = "") -> Image.Image:
+    """Two pictures side by side, with a strip of text below where there is a label."""
+    half = (THUMBNAIL - SQUARE) // 2
+    height = before.height * half // before.width
+    sheet = Image.new("RGB", (THUMBNAIL, height + (32 if label else 0)), "#202020")
+    for i, picture in enumerate((before, after)):
+        sheet.paste(picture.resize((half, height), Image.Resampling.LANCZOS), (i * (half + SQUARE), 0))
+    font = ImageFont.load_default(18)
+    ImageDraw.Draw(sheet).text((THUMBNAIL // 2, height + 16), label, "white", font, "mm")
+    return sheet
+
+
+def main() -> None:
+    with Host() as host:
+        definitions = host.get("/object_info")
+        shown = None
+        for file in sorted(API.glob("*.json")):
+            graph = read_graph(file)
+            text = json.dumps(build(file.stem, graph, definitions), indent=1, ensure_ascii=False)
+            (ROOT / "workflows" / file.name).write_text(text + "\n", encoding="utf-8")
+            label = "" if file.stem.endswith("_demo") else "512 px, SD 1.5 (shown: the small demo model)"
+            # The graphs without a shipped checkpoint come after inpaint_demo and borrow its pictures.
+            pictures = shown if label else run(host, graph)
+            shown = shown or pictures
+            thumbnail(*pictures, label).save(ROOT / "workflows" / f"{file.stem}.jpg", quality=90)
+            print(f"workflows/{file.stem}.json and .jpg", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except HostError as e:
+        sys.exit(f"error: {e}")
