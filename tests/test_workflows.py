@@ -57,7 +57,8 @@ def test_slots_are_those_of_the_host(host, name):
         cls = host.nodes.NODE_CLASS_MAPPINGS[n["type"]]
         shown = {i["name"]: i["type"] for i in n["inputs"] if i["type"] != "IMAGEUPLOAD"}
         assert shown == {name: kind for name, kind, _ in inputs_of(host, n["type"])}
-        assert [o["type"] for o in n["outputs"]] == list(cls.RETURN_TYPES)
+        # Newer hosts have given some nodes more outputs, behind the others.
+        assert [o["type"] for o in n["outputs"]] == list(cls.RETURN_TYPES)[: len(n["outputs"])]
 
 
 @pytest.mark.parametrize("name", NAMES)
