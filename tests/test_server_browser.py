@@ -12,16 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
-aiohttp = pytest.importorskip("aiohttp")
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--window-size=2600,1400",
-    "--remote-debugging-port=0",
+    "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
 ]  # fmt: skip
 pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="no Chromium found"),
@@ -92,9 +91,8 @@ class Page:
 @pytest.fixture(scope="module")
 def server():
     with server_class()() as host:
-        for file in (ROOT / "demo" / "images").glob("*.png"):
-            shutil.copy(file, host.base / "input")
-        shutil.copy(file, host.base / "input" / "example.png")  # every ComfyUI has one
+        pictures = shutil.copytree(ROOT / "demo" / "images", host.base / "input", dirs_exist_ok=True)
+        shutil.copy(pictures / "ncs_half.png", pictures / "example.png")  # every ComfyUI has one of this name
         (user := host.base / "user" / "default").mkdir(parents=True, exist_ok=True)
         # Else the tutorial's dialog covers the graph.
         (user / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")
