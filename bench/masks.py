@@ -32,7 +32,26 @@ def strokes(size: int, seed: int = 0, count: int = 4) -> np.ndarray:
     return hidden
 
 
+def cells(size: int, seed: int = 0, share: float = 0.5) -> np.ndarray:
+    """Random square cells, eight to a side, of which `share` are hidden."""
+    hidden = np.random.default_rng(seed).permutation(64).reshape(8, 8) < share * 64
+    nearest = np.arange(size) * 8 // size
+    return hidden[np.ix_(nearest, nearest)]
+
+
+def outpaint(size: int) -> np.ndarray:
+    """All but a box of half the width and height in the centre."""
+    return ~box(size)
+
+
 MASKS = {"half": half, "box": box, "strokes": strokes}
+ALL_MASKS = {**MASKS, "cells": cells, "outpaint": outpaint}
+SEEDED = ("strokes", "cells")
+
+
+def bench_mask(name: str, size: int, image: int) -> np.ndarray:
+    """Masks that are drawn at random differ from image to image, never from method to method."""
+    return ALL_MASKS[name](size, seed=image) if name in SEEDED else ALL_MASKS[name](size)
 
 
 def masked_input(truth: np.ndarray, hidden: np.ndarray) -> np.ndarray:

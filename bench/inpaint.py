@@ -1,0 +1,139 @@
+"""Inpainting side by side: every method on the same model, pictures, masks and seeds, in one process.
+
+    python dev.py bench inpaint --out DIR [--model emoji|mnist|fashion|FILE.safetensors [--folder PNGS]]
+
+Writes inpaint.json (rows as in a table, one per method, mask, picture and seed), inpaint.md, inpaint.png (quality
+against model calls) and a contact sheet per mask. `--folder` names square RGB pictures of one size for a checkpoint
+of your own. All measures are taken after pasting the known pixels back, except known_psnr (capped at 100 dB).
+"""
+
+import argparse
+import datetime
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import report
+import torch
+from masks import ALL_MASKS, bench_mask
+from methods import Entry, entries
+from metrics import composite, energy_distance, energy_score, mean_pairwise, mse, psnr, seam, sharpness
+from targets import Target, open_target
+from tqdm import tqdm
+
+BATCH = 32
+HIGHEST_PSNR = 100.0
+
+
+class Cases:
+    """All (mask, picture, seed) triples as one batch, in that order."""
+
+    def __init__(self, target: Target, split: str, images: int, seeds: int, masks: list[str]):
+        self.names, self.pictures = target.truths(split, images)
+        self.masks, self.split, self.seeds = masks, split, seeds
+        size, n = self.pictures.shape[1], len(self.pictures)
+        self.index = [(m, i, s) for m in masks for i in range(n) for s in range(seeds)]
+        self.truth = np.stack([self.pictures[i] for _, i, _ in self.index])
+        self.hidden = np.stack([bench_mask(m, size, i) for m, i, _ in self.index])
+        self.noise_seeds = [10_000 * (1 + s) + i for _, i, s in self.index]
+        self.truth_features = target.features(self.pictures)
+
+
+def run_entry(target: Target, entry: Entry, levels: int, cases: Cases, bar: tqdm) -> tuple[np.ndarray, int, float]:
+    """Pictures of all cases, the calls of a run and seconds per picture."""
+    made, calls, start = [], 0, time.perf_counter()
+    for first in range(0, len(cases.index), BATCH):
+        part = slice(first, first + BATCH)
+        pictures, calls = target.inpaint(entry, levels, cases.truth[part], cases.hidden[part], cases.noise_seeds[part])
+        made.append(pictures)
+        bar.update(len(pictures))
+    return np.concatenate(made), calls, (time.perf_counter() - start) / len(cases.index)
+
+
+@np.errstate(divide="ignore")
+def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
+    """One row of measures per case; those over seeds and over the set are the same in all rows they belong to."""
+    truth, hidden = cases.truth, cases.hidden
+    pasted = np.stack([composite(t, p, h) for t, p, h in zip(truth, pictures, hidden, strict=True)])
+    features = target.features(pasted)
+    rows = []
+    for k, (mask, image, seed) in enumerate(cases.index):
+        f = features[k - seed : k - seed + cases.seeds]
+        rows.append({
+            "mask": mask, "image": cases.names[image], "seed": seed, "split": cases.split,
+            "known_psnr": min(HIGHEST_PSNR, psnr(pictures[k], truth[k], ~hidden[k])),
+            "hidden_pixel_mse": mse(pasted[k], truth[k], hidden[k]),
+            "hidden_feature_distance": float(np.linalg.norm(features[k] - cases.truth_features[image])),
+            "seam": seam(pasted[k], hidden[k]), "seam_truth": seam(truth[k], hidden[k]),
+            "sharpness": sharpness(pasted[k], truth[k], hidden[k]),
+            "diversity": mean_pairwise(f),
+            "energy_score": energy_score(f, cases.truth_features[image]),
+        })  # fmt: skip
+    per_mask = len(cases.index) // len(cases.masks)
+    for m, mask in enumerate(cases.masks):
+        distance = energy_distance(features[m * per_mask : (m + 1) * per_mask], cases.truth_features)
+        for row in rows:
+            if row["mask"] == mask:
+                row["distribution_distance"] = distance
+    return rows
+
+
+def levels_of(entry: Entry, levels: int) -> int:
+    return entry.levels or (entry.equal_calls // entry.calls_per_level if entry.equal_calls else levels)
+
+
+def run_all(target: Target, cases: Cases, chosen: list[Entry], levels: int) -> tuple[list[dict], dict]:
+    """Rows of all methods, and their pictures."""
+    rows, pictures = [], {}
+    with tqdm(total=len(chosen) * len(cases.index), unit="picture") as bar:
+        for entry in chosen:
+            bar.set_description(entry.label)
+            n = levels_of(entry, levels)
+            made, calls, seconds = run_entry(target, entry, n, cases, bar)
+            pictures[entry.label] = made
+            head = {"task": "inpaint", "model": target.name, "method": entry.method, "preset": entry.preset}
+            cost = {"levels": n, "calls": calls, "backward_calls": entry.backward_per_level * n, "seconds": seconds}
+            rows += [head | row | cost for row in measure(target, cases, made)]
+    return rows, pictures
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="emoji", metavar="emoji|mnist|fashion|FILE")
+    parser.add_argument("--folder", type=Path, help="PNG files to inpaint with a checkpoint of your own")
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
+    parser.add_argument("--levels", type=int, default=20)
+    parser.add_argument("--masks", nargs="+", choices=list(ALL_MASKS), default=list(ALL_MASKS))
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="method, preset or method/preset")
+    return parser.parse_args()
+
+
+def main() -> None:
+    opts = parse()
+    try:
+        target = open_target(opts.model, opts.folder)
+    except FileNotFoundError as e:
+        sys.exit(str(e))
+    chosen = [e for e in entries(opts.levels) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
+    cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
+    rows, pictures = run_all(target, cases, chosen, opts.levels)
+    versions = {"torch": torch.__version__, "python": platform.python_version(), **target.notes}
+    head = {
+        "versions": versions,
+        "command": f"dev.py bench inpaint --model {Path(opts.model).name} --images {opts.images} --seeds {opts.seeds} "
+        f"--split {opts.split} --levels {opts.levels} --masks {' '.join(opts.masks)}"
+        + (f" --only {' '.join(opts.only)}" if opts.only else ""),
+        "date": datetime.date.today().isoformat(),
+    }
+    opts.out.mkdir(parents=True, exist_ok=True)
+    report.write(opts.out, head, rows)
+    report.write_sheets(opts.out, cases, pictures)
+
+
+if __name__ == "__main__":
+    main()

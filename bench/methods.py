@@ -1,0 +1,166 @@
+"""The rivals, one loop each over the same Denoiser: y is the known picture, mask 1 where known, (B, C, H, W).
+
+Every method gives x0 at the end of `sigmas`, which ends in 0, and draws its noise from one generator per sample.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from pack import renoising, sampler
+from torch import Tensor
+
+Denoiser, NewtonSettings = sampler.Denoiser, sampler.NewtonSettings
+Method = Callable[..., Tensor]
+PUBLISHED_ETA1 = NewtonSettings(iterations=5, rate_last=0.1, delta=0.005, eta=1.0, carry=False)
+
+
+def unit_max(t: Tensor) -> Tensor:
+    return t / t.abs().flatten(1).amax(1).clamp(min=1e-30).reshape(-1, *[1] * (t.ndim - 1))
+
+
+class Chain:
+    """Noise of a run and its ancestral step between levels."""
+
+    def __init__(self, denoise: Denoiser, like: Tensor, seed: int, eta: float = 1.0):
+        self.denoise, self.like, self.eta = denoise, like, eta
+        self.generators = renoising.sample_generators(seed, len(like))
+
+    def noise(self) -> Tensor:
+        return renoising.noise_like(self.like, self.generators)
+
+    def step(self, x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        here, there = self.denoise.scales(sigma), self.denoise.scales(sigma_next)
+        c = renoising.fresh_noise(here, there, self.eta)
+        return renoising.renoise(x, x0, here, there, c, self.noise())
+
+
+@torch.no_grad()
+def ours(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings) -> Tensor:
+    """The sampler of the pack."""
+    constraint = sampler.LatentMask(y, mask)
+    return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta or 0.005, seed)
+
+
+@torch.no_grad()
+def feedback(denoise, x, sigmas, y, mask, seed, gain: float = 1.5) -> Tensor:
+    """One call a level: known cells get no fresh noise; theirs is moved by the error until x0 says y by itself.
+
+    The exact conditional estimate of a Gaussian is x0(x) at the x whose known cells solve M x0(x) = M y. Each call
+    is a fixed-point sweep towards it, x += gain * alpha * e, and applies J to all earlier errors in passing.
+    """
+    chain = Chain(denoise, x, seed)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        here, there = denoise.scales(sigma), denoise.scales(sigma_next)
+        x0 = denoise(x, sigma)
+        e = mask * (y - x0)
+        x, x0 = x + gain * here.alpha * e, x0 + e
+        kept = renoising.renoise(x, x0, here, there, 0.0, torch.zeros_like(x))
+        x = torch.lerp(chain.step(x, x0, sigma, sigma_next), kept, mask)
+    return x
+
+
+@torch.no_grad()
+def replacement(denoise, x, sigmas, y, mask, seed, eta: float = 1.0) -> Tensor:
+    """The stock way: at every call the known cells are y with noise of the level, and x0 has y there."""
+    chain = Chain(denoise, x, seed, eta)
+    fixed = chain.noise()
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        alpha, s = denoise.scales(sigma)
+        x = torch.lerp(x, alpha * y + s * fixed, mask)
+        x0 = torch.lerp(denoise(x, sigma), y, mask)
+        x = chain.step(x, x0, sigma, sigma_next)
+    return x
+
+
+@torch.no_grad()
+def repaint(denoise, x, sigmas, y, mask, seed, rounds: int = 2) -> Tensor:
+    """Resampling in the manner of RePaint: each step is taken, noised back and taken again, `rounds` times in all."""
+    chain = Chain(denoise, x, seed)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        here, there = denoise.scales(sigma), denoise.scales(sigma_next)
+        for i in range(rounds):
+            x = torch.lerp(x, here.alpha * y + here.s * chain.noise(), mask)
+            x_next = chain.step(x, denoise(x, sigma), sigma, sigma_next)
+            if there.s == 0 or i == rounds - 1:
+                break
+            kept = here.alpha / there.alpha
+            x = kept * x_next + max(0.0, here.s**2 - (kept * there.s) ** 2) ** 0.5 * chain.noise()
+        x = x_next
+    return torch.lerp(x, y, mask)
+
+
+@torch.no_grad()
+def ding(denoise, x, sigmas, y, mask, seed) -> Tensor:
+    """Two-call replacement in the manner of DING: known cells get y plus the noise predicted at an independent draw."""
+    chain = Chain(denoise, x, seed)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        x0 = denoise(x, sigma)
+        x_next = chain.step(x, x0, sigma, sigma_next)
+        alpha, s = denoise.scales(sigma_next)
+        if s > 0:
+            probe = chain.step(x, x0, sigma, sigma_next)
+            predicted = (probe - alpha * denoise(probe, sigma_next)) / s
+            x_next = torch.lerp(x_next, alpha * y + s * predicted, mask)
+        x = x_next
+    return torch.lerp(x, y, mask)
+
+
+def gradient(denoise, x, sigmas, y, mask, seed, rate: float = 0.5) -> Tensor:
+    """The same step along the gradient J^T e, by backpropagation through the denoiser, in place of J e."""
+    chain = Chain(denoise, x, seed)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            x0 = denoise(x, sigma)
+            e = (mask * (y - x0)).detach()
+            d = unit_max(torch.autograd.grad((x0 * e).sum(), x)[0])
+        x0 = x0.detach() + rate * d
+        x = chain.step(x.detach() + rate * denoise.scales(sigma).nu * d, x0, sigma, sigma_next)
+    return x
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the comparison.
+
+    Attributes:
+        method, preset: as in the rows.
+        run: the method.
+        calls_per_level, backward_per_level: its cost.
+        levels: its own number of levels instead of the run's.
+        equal_calls: as many levels as make this many calls.
+    """
+
+    method: str
+    preset: str
+    run: Method
+    calls_per_level: int
+    backward_per_level: int = 0
+    levels: int = 0
+    equal_calls: int = 0
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}/{self.preset}" if self.preset else self.method
+
+
+def entries(levels: int) -> list[Entry]:
+    """Everything that is compared at `levels`; `replacement_equal_calls` gets the calls of our default there."""
+    fast, paper = sampler.PRESETS["fast"], sampler.PRESETS["paper"]
+    reevaluated = NewtonSettings(iterations=1, carry=False)
+    return [
+        Entry("ours", "fast", partial(ours, settings=fast), fast.calls(1)),
+        Entry("ours", "feedback", feedback, 1),
+        Entry("ours", "feedback_24", feedback, 1, levels=24),
+        Entry("ours", "K1", partial(ours, settings=reevaluated), reevaluated.calls(1)),
+        Entry("published", "paper", partial(ours, settings=paper), paper.calls(1)),
+        Entry("published_eta1", "", partial(ours, settings=PUBLISHED_ETA1), PUBLISHED_ETA1.calls(1)),
+        Entry("replacement", "", replacement, 1),
+        Entry("replacement_equal_calls", "", replacement, 1, equal_calls=fast.calls(levels)),
+        Entry("gradient", "", gradient, 1, backward_per_level=1),
+        Entry("ding", "", ding, 2),
+        Entry("repaint", "", repaint, 2),
+    ]

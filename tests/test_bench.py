@@ -1,0 +1,85 @@
+"""Laws of the benchmark's measures and masks."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+
+import masks
+import metrics
+
+RNG = np.random.default_rng(0)
+SIZE = 32
+TRUTH = RNG.random((SIZE, SIZE, 3))
+
+
+@pytest.mark.parametrize("name", masks.ALL_MASKS)
+def test_a_perfect_picture_scores_as_the_truth(name):
+    hidden = masks.bench_mask(name, SIZE, 3)
+    pasted = metrics.composite(TRUTH, TRUTH.copy(), hidden)
+    assert metrics.seam(pasted, hidden) == metrics.seam(TRUTH, hidden)
+    assert metrics.mse(pasted, TRUTH, hidden) == 0
+    assert metrics.sharpness(pasted, TRUTH, hidden) == 1
+
+
+@pytest.mark.parametrize("name", masks.ALL_MASKS)
+def test_masks_hide_a_part_and_come_back_the_same(name):
+    hidden = masks.bench_mask(name, SIZE, 5)
+    assert 0 < hidden.mean() < 1
+    assert (hidden == masks.bench_mask(name, SIZE, 5)).all()
+
+
+def test_outpaint_is_the_complement_of_the_box():
+    assert (masks.outpaint(SIZE) ^ masks.box(SIZE)).all()
+
+
+def test_half_of_the_cells_are_hidden():
+    assert masks.cells(SIZE, seed=1).mean() == 0.5
+
+
+def test_compositing_leaves_known_pixels_alone():
+    hidden = masks.half(SIZE)
+    pasted = metrics.composite(TRUTH, np.zeros_like(TRUTH), hidden)
+    assert (pasted[~hidden] == TRUTH[~hidden]).all() and (pasted[hidden] == 0).all()
+
+
+def test_a_visible_border_raises_the_seam():
+    hidden = masks.box(SIZE)
+    flat = np.full_like(TRUTH, 0.5)
+    assert metrics.seam(flat, hidden) == 0
+    assert metrics.seam(metrics.composite(flat, flat + 0.2, hidden), hidden) == pytest.approx(0.2)
+
+
+def test_blur_lowers_sharpness():
+    blurred = (TRUTH + np.roll(TRUTH, 1, 0) + np.roll(TRUTH, 1, 1)) / 3
+    assert metrics.sharpness(blurred, TRUTH, masks.half(SIZE)) < 0.7
+
+
+def test_energy_distance_tells_distributions_apart():
+    a, b, shifted = RNG.normal(size=(200, 8)), RNG.normal(size=(200, 8)), RNG.normal(1, 1, size=(200, 8))
+    assert abs(metrics.energy_distance(a, b)) < 0.05
+    assert metrics.energy_distance(a, shifted) > 0.5
+    assert metrics.energy_distance(a, b) == pytest.approx(metrics.energy_distance(b, a))
+
+
+def test_energy_score_prefers_the_true_distribution():
+    def mean_score(scale: float) -> float:
+        draws = RNG.normal(size=(400, 9, 4))
+        return np.mean([metrics.energy_score(scale * d[1:], d[0]) for d in draws])
+
+    right = mean_score(1.0)
+    assert right < mean_score(0.3)  # collapsed onto the mean
+    assert right < mean_score(2.0)  # too diverse
+
+
+def test_diversity_of_copies_is_zero():
+    assert metrics.mean_pairwise(np.ones((5, 3))) == 0
+
+
+def test_paired_interval_covers_the_difference():
+    b = RNG.normal(size=100)
+    mean, half = metrics.paired_interval(b + 0.5 + 0.1 * RNG.normal(size=100), b)
+    assert abs(mean - 0.5) < half < 0.05
