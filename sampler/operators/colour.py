@@ -1,0 +1,53 @@
+"""Colourisation and other mixtures of the colour channels."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .linear import computed
+
+# Luma of ITU-R Rec. 601 on gamma-encoded R, G, B: what Pillow's convert("L") and most photo programs call grey.
+REC_601 = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class ChannelMix:
+    """Mixes the channels of (B, C, ..., H, W) to (B, c, ..., H, W); pinv is the exact pseudo-inverse.
+
+    Attributes:
+        matrix: (c, C), one row per measured channel.
+    """
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim != 2 or not torch.isfinite(self.matrix).all() or not self.matrix.any():
+            raise ValueError(
+                f"matrix: shape {tuple(self.matrix.shape)} with values {self.matrix.tolist()} measures no channels; "
+                "give finite numbers, not all zero, one row per measured and one column per picture channel."
+            )
+
+    def A(self, image: Tensor) -> Tensor:
+        return mixed(self.matrix, image)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return mixed(self.matrix.T, y)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return mixed(torch.linalg.pinv(self.matrix.double()), y)
+
+
+def grey() -> ChannelMix:
+    """One channel of grey from red, green and blue."""
+    return ChannelMix(torch.tensor([REC_601], dtype=torch.float64))
+
+
+def mixed(matrix: Tensor, image: Tensor) -> Tensor:
+    x = computed(image)
+    if x.shape[1] != matrix.shape[1]:
+        raise ValueError(
+            f"image: it has {x.shape[1]} channels where {matrix.shape[1]} are expected; "
+            "drop an alpha channel, and put the channels second: (batch, channels, ..., height, width)."
+        )
+    return torch.einsum("dc,bc...->bd...", matrix.to(x.dtype).to(x.device), x).to(image.dtype)
