@@ -116,6 +116,9 @@ def plot(rows: list[dict], file: Path) -> None:
             marker = "os^vD<>pP*X"[k % 11]
             axis.errorbar(group[0]["calls"], mean, spread, fmt=marker, capsize=3, label=name, ms=8)
         axis.set(xscale="log", xlabel="model calls", title=title)
+        ticks = sorted({r["calls"] for r in rows})
+        axis.set_xticks(ticks, [str(t) for t in ticks], rotation=60)
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
     figure.suptitle(f"{rows[0]['model']}, {rows[0]['split']}: mean and standard deviation over seeds")

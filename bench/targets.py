@@ -110,10 +110,12 @@ class CheckpointTarget:
 
     def inpaint(self, entry, levels, truth, hidden, seeds):
         mask = torch.from_numpy(hidden).float()
-        samples = self.vae.encode(self.fill(torch.from_numpy(truth).float(), mask))
-        weights = sampler.known_weights(mask, *samples.shape[-2:])
+        with torch.no_grad():
+            samples = self.vae.encode(self.fill(torch.from_numpy(truth).float(), mask))
+            weights = sampler.known_weights(mask, *samples.shape[-2:])
         out, calls = self.sample(entry, levels, samples, weights, seeds)
-        return self.vae.decode(out).clamp(0, 1).cpu().numpy(), calls
+        with torch.no_grad():
+            return self.vae.decode(out).clamp(0, 1).cpu().numpy(), calls
 
     def sample(self, entry: Entry, levels: int, samples: Tensor, weights: Tensor, seeds: list[int]) -> tuple:
         import comfy.sample
