@@ -1,8 +1,8 @@
 """Developer commands: test, demo, run, bench, train, lint.
 
 The first start creates .cache/venv with pinned packages and fetches ComfyUI 0.3.75 to .cache (about 2 GB in all).
-COMFYUI_PATH=FOLDER uses another ComfyUI. pip's own variables are respected: on Linux without a GPU,
-PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids several GB of CUDA packages.
+COMFYUI_PATH=FOLDER uses another ComfyUI. pip's own variables are respected: on Linux without a GPU, point
+PIP_EXTRA_INDEX_URL at PyTorch's index of CPU builds (pytorch.org names it) to avoid several GB of CUDA packages.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def install_packages() -> None:
     create_venv()
     step(2, "PyTorch")
     if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
-        print("No GPU here? PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu makes this download smaller.")
+        print("No GPU here? PyTorch's index of CPU builds in PIP_EXTRA_INDEX_URL makes this download smaller.")
     pip("install", "-r", torch)
     step(3, "what ComfyUI needs")
     pip("install", "-c", torch, "-r", REQUIREMENTS / "requirements-host.txt")
@@ -160,7 +160,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     train.add_argument("--hours", type=float, required=True, help="wall time; running again goes on from there")
     commands.add_parser("lint", help="ruff check and ruff format --check")
     opts, opts.rest = parser.parse_known_args(argv)
-    if opts.rest and opts.command not in ("test", "train", "bench"):
+    if opts.rest and opts.command not in ("test", "demo", "train", "bench"):
         parser.error(f"unrecognized arguments: {' '.join(opts.rest)}")
     if opts.command == "bench" and opts.name not in benchmarks():
         parser.error(f"no benchmark {opts.name!r}; there are: {', '.join(benchmarks()) or 'none yet'}")
@@ -175,7 +175,7 @@ def programs(opts: argparse.Namespace, comfyui: Path) -> list[list[str | Path]]:
     if opts.command == "lint":
         return [[BIN / "ruff", "check", "."], [BIN / "ruff", "format", "--check", "."]]
     if opts.command == "demo":
-        return [[PYTHON, ROOT / "tools" / "demo.py", "--out", opts.out]]
+        return [[PYTHON, ROOT / "tools" / "demo.py", "--out", opts.out, *opts.rest]]
     if opts.command == "run":
         changes = [part for change in opts.set for part in ("--set", change)]
         extra = ["--extra-nodes", opts.extra_nodes] if opts.extra_nodes else []

@@ -106,8 +106,7 @@ class LatentMaskConstraint(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture with a known part. Its size must suit the VAE."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="1 (white) = regenerate, 0 = keep. Values between give soft weights. A latent cell counts "
-                    "as known only if all its pixels are.",
+                    tooltip="1 (white) = regenerate, 0 = keep. Values between give soft weights.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Combo.Input(
@@ -125,6 +124,13 @@ class LatentMaskConstraint(io.ComfyNode):
                     tooltip="Shrink the known region by this many latent cells (usually 8 pixels each), so that cells "
                     "next to the border may change.",
                 ),
+                io.Boolean.Input(
+                    "partial_cells",
+                    default=True,
+                    tooltip="On: a latent cell that the mask cuts through is held by the share of its known pixels; "
+                    "best for strokes and other masks finer than a cell. Off: a cell counts as known only if all its "
+                    "pixels are (as published); choose it with fill 'none', or hidden content shines through.",
+                ),
             ],
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
@@ -139,7 +145,9 @@ class LatentMaskConstraint(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Tensor, mask: Tensor, vae: Any, fill: str, erode: int) -> io.NodeOutput:
+    def execute(
+        cls, image: Tensor, mask: Tensor, vae: Any, fill: str, erode: int, partial_cells: bool
+    ) -> io.NodeOutput:
         check_image(image, vae.spacial_compression_encode())
         image = image[..., :3]
         mask = fit_mask(mask, image)
@@ -148,7 +156,7 @@ class LatentMaskConstraint(io.ComfyNode):
         samples = vae.encode(filled)
         if samples.ndim == 5 and mask.shape[0] > 1:
             raise ValueError(f"mask: there are {mask.shape[0]} masks, but with a video VAE one serves all frames.")
-        weights = known_weights(mask, *samples.shape[-2:], erode)
+        weights = known_weights(mask, *samples.shape[-2:], erode, partial_cells)
         shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
         preview = filled * (0.25 + 0.75 * shown)
         spec = LatentMaskSpec(samples, weights)

@@ -41,7 +41,8 @@ def inpaint_graph(host: Host) -> dict[str, dict[str, Any]]:
         "mask": give(host, "MASK", mask),
         "words": node("WordConditioning", text=""),
         "constraint": node(
-            "LatentMaskConstraint", image=["image", 0], mask=["mask", 0], vae=["ckpt", 2], fill="extend", erode=0
+            "LatentMaskConstraint", image=["image", 0], mask=["mask", 0], vae=["ckpt", 2], fill="extend", erode=0,
+            partial_cells=True,
         ),
         "sample": node(
             "NewtonConstrainedSampler", model=["count", 0], positive=["words", 0], negative=["words", 0],

@@ -92,7 +92,9 @@ class Host:
         self.loop.run_until_complete(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
         assert self.loop.run_until_complete(nodes.load_custom_node(str(ROOT))), "the pack did not load"
         nodes.NODE_CLASS_MAPPINGS |= {"TestCapture": CaptureNode, "TestCount": CountNode}
-        self.executor = execution.PromptExecutor(self.server, execution.CacheType.CLASSIC, {"lru": 0, "ram": 0})
+        self.executor = execution.PromptExecutor(
+            self.server, execution.CacheType.CLASSIC, {"lru": 0, "ram": 0, "ram_inactive": 0}
+        )
 
     def run(self, graph: dict[str, dict[str, Any]]) -> list[Any]:
         """Validate and execute an API-format graph; returns what its TestCapture nodes saw, by node id."""

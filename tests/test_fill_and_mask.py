@@ -9,15 +9,16 @@ from newton_pack.sampler import known_weights
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.floats(0, 1), st.integers(0, 2**31))
-def test_a_cell_is_known_only_if_all_its_pixels_are(h, w, ratio, density, seed):
+def test_known_cells_and_shares(h, w, ratio, density, seed):
     generator = torch.Generator().manual_seed(seed)
     mask = (torch.rand(2, h * ratio, w * ratio, generator=generator) < density).float()
-    weights = known_weights(mask, h, w)
+    weights, shares = known_weights(mask, h, w), known_weights(mask, h, w, partial=True)
     for b in range(2):
         for i in range(h):
             for j in range(w):
                 cell = mask[b, i * ratio : (i + 1) * ratio, j * ratio : (j + 1) * ratio]
                 assert weights[b, 0, i, j] == float(not cell.any())
+                assert shares[b, 0, i, j] == pytest.approx(1 - cell.mean().item(), abs=1e-6)
 
 
 def test_soft_masks_stay_soft():

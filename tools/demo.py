@@ -9,12 +9,14 @@ import copy
 import hashlib
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 from host import ROOT, Graph, Host, HostError
 from PIL import Image
+from run_graph import change
 from sheet import draw_sheet, stack
 from tqdm import tqdm
 
@@ -87,6 +89,11 @@ def measure(truth: np.ndarray, decoded: np.ndarray, hidden: np.ndarray) -> dict[
     }
 
 
+def calls_of(host: Host) -> int:
+    """Model calls of the last constrained run, as the sampler logged them."""
+    return int(re.findall(r"(\d+) model calls", host.log.read_text(encoding="utf-8", errors="replace"))[-1])
+
+
 def run_case(host: Host, graph: Graph, name: str, mask: str) -> tuple[list[dict], list[np.ndarray]]:
     """Both methods on one picture and mask: result rows, and pictures for the sheet."""
     truth = read_png(HELDOUT / f"{name}.png")
@@ -100,8 +107,7 @@ def run_case(host: Host, graph: Graph, name: str, mask: str) -> tuple[list[dict]
         case = {"task": "inpaint", "model": CHECKPOINT.name, "method": method, "mask": mask, "image": name}
         levels = graph[node_of(graph, "NewtonConstrainedSampler")]["inputs"]["steps"]
         case |= {"seed": SEED, "split": "heldout", "levels": levels}
-        if method == "replacement":
-            case["calls"] = levels
+        case["calls"] = levels if method == "replacement" else calls_of(host)
         rows.append(case | measure(truth, read_png(result.file("raw")), hidden))
         pictures.append(read_png(result.file(node_of(graph, "SaveImage"))))
     return rows, pictures
@@ -135,8 +141,10 @@ def versions_of(host: Host) -> dict[str, str]:
     }
 
 
-def run_all(out: Path) -> None:
+def run_all(out: Path, changes: list[str]) -> None:
     graph = json.loads(GRAPH.read_text(encoding="utf-8"))
+    for setting in changes:
+        change(graph, setting)
     out.mkdir(parents=True, exist_ok=True)
     todo = [(mask, name) for mask in MASKS for name in IMAGES]
     cases, sheets = [], {mask: [] for mask in MASKS}
@@ -152,7 +160,7 @@ def run_all(out: Path) -> None:
     for mask, sheet in drawn.items():
         sheet.save(out / f"sheet_{mask}.png")
     stack(list(drawn.values())).save(out / "sheet.png")
-    text = json.dumps({"versions": versions, "cases": cases}, indent=1)
+    text = json.dumps({"versions": versions, "changes": changes, "cases": cases}, indent=1)
     (out / "summary.json").write_text(text + "\n", encoding="utf-8")
     print(f"\n{summary_table(cases)}\n\n{out / 'sheet.png'}")
 
@@ -172,13 +180,14 @@ def main() -> None:
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--out", type=Path)
     task.add_argument("--inputs", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="change the graph")
     opts = parser.parse_args()
     if opts.inputs:
         write_inputs()
     elif not CHECKPOINT.exists():
         raise HostError(f"{CHECKPOINT} is missing (python dev.py train makes one)")
     else:
-        run_all(opts.out)
+        run_all(opts.out, opts.set)
 
 
 if __name__ == "__main__":
