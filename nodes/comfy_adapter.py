@@ -45,13 +45,14 @@ class LatentSpace:
     Attributes:
         shape: of the latent being sampled, (B, C, ..., h, w).
         device: of the sampler.
-        process_in: from a VAE's latent to the sampler's coordinates.
+        process_in, process_out: from a VAE's latent to the sampler's coordinates and back.
         percent_to_sigma: from progress (0 = start, 1 = end) to a noise level.
     """
 
     shape: torch.Size
     device: torch.device
     process_in: Callable[[Tensor], Tensor]
+    process_out: Callable[[Tensor], Tensor]
     percent_to_sigma: Callable[[float], float]
 
 
@@ -59,6 +60,21 @@ class ConstraintSpec(Protocol):
     """What travels over a CONSTRAINT socket: it becomes a constraint once the model is known."""
 
     def bind(self, space: LatentSpace) -> Constraint: ...
+
+
+def pixel_codec(vae: Any, space: LatentSpace) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], float]:
+    """Decode and encode between x0 and pictures (B, 3, H, W) in [0, 1], and the step h of the encoder's difference.
+
+    In half precision a smaller step than .1 drowns in rounding.
+    """
+
+    def decode(x0: Tensor) -> Tensor:
+        return vae.decode(space.process_out(x0)).movedim(-1, 1).to(space.device, torch.float32)  # BHWC -> BCHW
+
+    def encode(picture: Tensor) -> Tensor:
+        return space.process_in(vae.encode(picture.movedim(1, -1)).to(space.device, torch.float32))
+
+    return decode, encode, 0.005 if vae.vae_dtype == torch.float32 else 0.1
 
 
 def measured_scales(model_sampling: Any) -> Callable[[float], Scales]:
@@ -125,7 +141,13 @@ def newton_function(
     base, levels, seed = guider.inner_model, sigmas.tolist(), extra_args.get("seed") or 0
     extra_args = extra_args | {"denoise_mask": None}
     if constraint is not None:
-        space = LatentSpace(x.shape, x.device, base.process_latent_in, base.model_sampling.percent_to_sigma)
+        space = LatentSpace(
+            x.shape,
+            x.device,
+            base.process_latent_in,
+            base.process_latent_out,
+            base.model_sampling.percent_to_sigma,
+        )
         bound = constraint.bind(space)
     elif mask is not None:
         bound = LatentMask(model_k.latent_image, (mask == 0).to(x))

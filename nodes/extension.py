@@ -6,6 +6,7 @@ from .combine import CombineConstraints
 from .constrain_model import ConstrainModel
 from .latent_mask import LatentMaskConstraint
 from .newton_sampler import NewtonConstrainedSampler, NewtonSampler
+from .pixel_sr import BackProjectPixels, PixelSRConstraint
 from .settings import NewtonSettingsNode
 from .words import WordConditioning
 
@@ -15,6 +16,8 @@ NODES = [
     ConstrainModel,
     NewtonSettingsNode,
     LatentMaskConstraint,
+    PixelSRConstraint,
+    BackProjectPixels,
     CombineConstraints,
     WordConditioning,
 ]

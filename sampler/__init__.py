@@ -4,15 +4,20 @@ from .constraint import Constraint, Term, WeightedSum
 from .denoiser import Denoiser, Scales
 from .newton import PRESETS, NewtonSettings, newton_steps
 from .operators.mask import LatentMask, known_weights
+from .operators.resample import FILTERS, Resample
+from .pixel import PixelConstraint
 from .renoise import mixed_seed
 from .sample import sample_constrained
 
 __all__ = [
+    "FILTERS",
     "PRESETS",
     "Constraint",
     "Denoiser",
     "LatentMask",
     "NewtonSettings",
+    "PixelConstraint",
+    "Resample",
     "Scales",
     "Term",
     "WeightedSum",

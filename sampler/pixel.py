@@ -1,0 +1,43 @@
+"""Constraints on the decoded picture, followed with forward passes of the autoencoder only (VAE-Newton)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .denoiser import unit_max
+from .operators.linear import LinearOperator
+
+
+@dataclass(frozen=True)
+class PixelConstraint:
+    """A(Dec(x0)) = y up to measurement noise.
+
+    The pixel error e_I = A+ (y - A I) of the picture I = Dec(x0) becomes a latent direction by a forward difference of
+    the encoder, e = Enc(I + h e_I) - Enc(I), with e_I scaled to largest magnitude 1: no gradient anywhere.
+
+    Attributes:
+        operator: A.
+        y: measurement (B or 1, C', ..., h, w), in the picture's units.
+        decode: x0 to a picture (B, 3, ..., H, W) in [0, 1].
+        encode: a picture to x0; deterministic (the encoder's mean).
+        step: h, in units of the picture.
+        noise: sigma_y; a sample whose residual is at this level is left alone, so that noise is not fitted.
+    """
+
+    operator: LinearOperator
+    y: Tensor
+    decode: Callable[[Tensor], Tensor]
+    encode: Callable[[Tensor], Tensor]
+    step: float
+    noise: float = 0.0
+
+    def error(self, x0: Tensor, sigma: float) -> Tensor:
+        picture = self.decode(x0)
+        residual = self.y - self.operator.A(picture)
+        e_pixel = self.operator.pinv(residual)
+        e = self.encode(picture + self.step * unit_max(e_pixel)) - self.encode(picture)
+        shape = (-1,) + (1,) * (x0.ndim - 1)
+        rms = residual.square().flatten(1).mean(1).sqrt().reshape(shape)
+        return torch.where(rms > self.noise, e, 0.0)
