@@ -7,7 +7,7 @@ from itertools import combinations
 from comfy_api.latest import io
 
 from ..sampler import LatentMask, Term, WeightedSum
-from .comfy_adapter import ConstraintSpec, LatentSpace
+from .constraint_spec import ConstraintSpec, LatentSpace
 from .sockets import CATEGORY, Constraint
 
 log = logging.getLogger("newton_constrained_sampling")

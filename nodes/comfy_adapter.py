@@ -9,9 +9,9 @@ comfy.patcher_extension and ModelPatcher.add_wrapper_with_key.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import comfy.model_management
 import comfy.patcher_extension
@@ -33,33 +33,10 @@ from ..sampler import (
     mixed_seed,
     sample_constrained,
 )
+from .constraint_spec import ConstraintSpec, LatentSpace
 
 log = logging.getLogger("newton_constrained_sampling")
 WRAPPER_KEY = "newton_constrained_sampling"
-
-
-@dataclass(frozen=True)
-class LatentSpace:
-    """Where a constraint is to act: the sampler's own coordinates of one run.
-
-    Attributes:
-        shape: of the latent being sampled, (B, C, ..., h, w).
-        device: of the sampler.
-        process_in, process_out: from a VAE's latent to the sampler's coordinates and back.
-        percent_to_sigma: from progress (0 = start, 1 = end) to a noise level.
-    """
-
-    shape: torch.Size
-    device: torch.device
-    process_in: Callable[[Tensor], Tensor]
-    process_out: Callable[[Tensor], Tensor]
-    percent_to_sigma: Callable[[float], float]
-
-
-class ConstraintSpec(Protocol):
-    """What travels over a CONSTRAINT socket: it becomes a constraint once the model is known."""
-
-    def bind(self, space: LatentSpace) -> Constraint: ...
 
 
 def pixel_codec(vae: Any, space: LatentSpace) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], float]:
@@ -103,6 +80,30 @@ def check_latent(shape: torch.Size) -> None:
         )
 
 
+# Wrapper keys of the host's step caches: they answer two close inputs alike, and J e would be meaningless.
+STEP_CACHES = ("easycache", "lazycache")
+
+
+def refuse_step_caches(model_options: dict[str, Any]) -> None:
+    wrappers = model_options.get("transformer_options", {}).get("wrappers", {})
+    for key in (k for kind in wrappers.values() for k in kind if k in STEP_CACHES):
+        raise ValueError(
+            f"model: it carries the step cache '{key}', which answers two close inputs alike, so the constraint could "
+            "not be followed. Connect the model without EasyCache or LazyCache."
+        )
+
+
+def bind_constraint(constraint: ConstraintSpec | None, model_k: Any, x: Tensor, mask: Tensor | None) -> Constraint:
+    """The constraint in the sampler's coordinates; without one, the host's mask and latent become it."""
+    base = model_k.inner_model.inner_model
+    if constraint is not None:
+        to_sigma = base.model_sampling.percent_to_sigma
+        return constraint.bind(
+            LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
+        )
+    return WeightedSum(()) if mask is None else LatentMask(model_k.latent_image, (mask == 0).to(x))
+
+
 class GivenFirst:
     """A host model whose first call is answered with an estimate that is already known."""
 
@@ -125,41 +126,34 @@ def newton_function(
     disable: bool | None,
     constraint: ConstraintSpec | None,
     settings: NewtonSettings,
-    on_call: Callable[[], None] | None = None,
+    on_call: Callable[[int, int], None] | None = None,
     driver: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """`sample_constrained` as a k-diffusion sampler function of the host.
 
     The host's own mask blending is always switched off (`denoise_mask=None`): it would overwrite the known
-    region in every denoiser call and hide the error. Without a constraint its mask and latent become one.
+    region in every denoiser call and hide the error.
 
     Args:
+        on_call: told the calls done and in all, after each.
         driver: sampler function that takes the step from one noise level to the next instead of ours.
     """
     check_latent(x.shape)
-    guider, mask = model_k.inner_model, extra_args.get("denoise_mask")
-    base, levels, seed = guider.inner_model, sigmas.tolist(), extra_args.get("seed") or 0
+    refuse_step_caches(extra_args["model_options"])
+    bound = bind_constraint(constraint, model_k, x, extra_args["denoise_mask"])
+    if bound == WeightedSum(()):
+        settings = replace(settings, iterations=0)
+    base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
     extra_args = extra_args | {"denoise_mask": None}
-    if constraint is not None:
-        space = LatentSpace(
-            x.shape,
-            x.device,
-            base.process_latent_in,
-            base.process_latent_out,
-            base.model_sampling.percent_to_sigma,
-        )
-        bound = constraint.bind(space)
-    elif mask is not None:
-        bound = LatentMask(model_k.latent_image, (mask == 0).to(x))
-    else:
-        bound, settings = WeightedSum(()), replace(settings, iterations=0)
+    delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
+    residuals = []
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         x0 = model_k(x, sigma, **extra_args)
         bar.update()
         if on_call is not None:
-            on_call()
+            on_call(bar.n, bar.total)
         return x0
 
     def drive(i: int, x: Tensor, x0: Tensor) -> Tensor:
@@ -167,30 +161,28 @@ def newton_function(
         extra = extra_args | {"seed": mixed_seed(seed, i)}
         return driver(GivenFirst(model_k, model, x0), x, sigmas[i : i + 2], extra_args=extra, disable=True)
 
-    residuals = []
-
     def level_done(info: dict[str, Any]) -> None:
         residuals.append(info["residual"].mean())
         if callback is not None:
             callback(info)
 
-    denoise = Denoiser(model, measured_scales(base.model_sampling))
-    delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
+    denoise, advance = Denoiser(model, measured_scales(base.model_sampling)), drive if driver else None
     with tqdm(total=settings.calls(len(levels) - 1), disable=disable, unit="call") as bar:
-        out = sample_constrained(
-            denoise, x, levels, bound, settings, delta, seed, drive if driver else None, level_done
-        )
-        calls = bar.n
-    if settings.iterations and residuals:
-        log.info(
-            "Newton constrained sampling: %d levels, %d model calls, residual %.4f at first, %.4f at last",
-            len(levels) - 1, calls, residuals[0], residuals[-1],
-        )  # fmt: skip
+        out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, level_done)
+    log_run(settings, residuals, bar.n)
     return out
 
 
+def log_run(settings: NewtonSettings, residuals: list[Tensor], calls: int) -> None:
+    if settings.iterations and residuals:
+        log.info(
+            "Newton constrained sampling: %d levels, %d model calls, residual %.4f at first, %.4f at last",
+            len(residuals), calls, residuals[0], residuals[-1],
+        )  # fmt: skip
+
+
 def make_sampler(
-    constraint: ConstraintSpec | None, settings: NewtonSettings, on_call: Callable[[], None] | None = None
+    constraint: ConstraintSpec | None, settings: NewtonSettings, on_call: Callable[[int, int], None] | None = None
 ) -> comfy.samplers.KSAMPLER:
     options = {"constraint": constraint, "settings": settings, "on_call": on_call}
     return comfy.samplers.KSAMPLER(newton_function, options)
@@ -246,18 +238,17 @@ def constrain_model(model: Any, constraint: ConstraintSpec, settings: NewtonSett
 class NodeProgress:
     """The node's progress bar, one tick per model call, with the host's latent preview once a level."""
 
-    def __init__(self, model: Any, total: int):
-        self.bar, self.total, self.done = comfy.utils.ProgressBar(total), total, 0
+    def __init__(self, model: Any):
+        self.bar = comfy.utils.ProgressBar(1)
         self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
-    def call(self) -> None:
-        self.done += 1
-        self.bar.update_absolute(self.done, self.total)
+    def call(self, done: int, total: int) -> None:
+        self.bar.update_absolute(done, total)
 
     def level(self, step: int, x0: Tensor, x: Tensor, levels: int) -> None:
         if self.previewer:
             preview = self.previewer.decode_latent_to_preview_image("JPEG", x0)
-            self.bar.update_absolute(self.done, self.total, preview)
+            self.bar.update_absolute(self.bar.current, self.bar.total, preview)
 
 
 def sample_latent(
@@ -290,10 +281,7 @@ def sample_latent(
         )
     sigmas = comfy.samplers.KSampler(model, steps, model.load_device, scheduler=scheduler, denoise=denoise).sigmas
     noise = comfy.sample.prepare_noise(samples, seed, batch_index)
-    levels = max(len(sigmas) - 1, 0)  # denoise 0 gives no noise level at all
-    if constraint is None:
-        settings = replace(settings, iterations=0)
-    progress = NodeProgress(model, settings.calls(levels))
+    progress = NodeProgress(model)
     return comfy.sample.sample_custom(
         model, noise, cfg, make_sampler(constraint, settings, progress.call), sigmas, positive, negative, samples,
         callback=progress.level, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,

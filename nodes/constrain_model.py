@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
-from .comfy_adapter import SINGLE_STEP, ConstraintSpec, constrain_model
+from .comfy_adapter import SINGLE_STEP, constrain_model
+from .constraint_spec import ConstraintSpec
 from .sockets import CATEGORY, Constraint, Settings
 
 

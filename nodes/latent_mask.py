@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sampler import LatentMask, known_weights
-from .comfy_adapter import LatentSpace
+from .constraint_spec import LatentSpace
 from .fill import FILLS
 from .sockets import CATEGORY, Constraint
 

@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings, known_weights
-from .comfy_adapter import ConstraintSpec, make_sampler, sample_latent, scheduler_names
+from .comfy_adapter import make_sampler, sample_latent, scheduler_names
+from .constraint_spec import ConstraintSpec
 from .latent_mask import LatentMaskSpec
 from .sockets import CATEGORY, Constraint, Settings
 

@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import FILTERS, PixelConstraint, Resample
-from .comfy_adapter import LatentSpace, pixel_codec
+from .comfy_adapter import pixel_codec
+from .constraint_spec import LatentSpace
 from .latent_mask import check_image
 from .sockets import CATEGORY, Constraint
 

@@ -135,6 +135,7 @@ def test_our_sampler_on_a_constrained_model(host, graph):
     expected = sampled(host, graph)
     del graph["sample"]["inputs"]["constraint"]
     graph["sample"]["inputs"]["model"] = ["constrained", 0]
+    assert torch.equal(sampled(host, graph), expected)
     custom_sampling(graph, node("NewtonSampler"), ["constraint", 1])
     graph["sample"]["inputs"]["model"] = ["constrained", 0]
     assert torch.allclose(sampled(host, graph), expected, atol=1e-5)

@@ -113,6 +113,17 @@ def test_half_precision_perturbation_survives(host):
         assert applied_cosine(sampler.NewtonSettings().delta_for(dtype), dtype) > 0.98
 
 
+@pytest.mark.parametrize("cache", ["EasyCache", "LazyCache"])
+def test_step_caches_are_refused(host, graph, cache):
+    """Trap 2: such a cache answers x and x + delta e with the same residual."""
+    graph["cache"] = node(
+        cache, model=["count", 0], reuse_threshold=0.2, start_percent=0.0, end_percent=1.0, verbose=False
+    )
+    graph["sample"]["inputs"]["model"] = ["cache", 0]
+    with pytest.raises(GraphError, match="step cache"):
+        host.run(graph)
+
+
 def test_inference_mode_needs_no_guard_on_the_forward_only_path(host, graph):
     """Trap 4: everything runs under inference mode, and nothing of ours asks for a gradient."""
     out = sampled(host, graph)
