@@ -113,7 +113,7 @@ def test_feedback_comes_nearer_to_the_exact_posterior_than_the_published_loop_at
     exact = mean + noise @ torch.linalg.cholesky(cov + 1e-9 * torch.eye(len(mean))).T
 
     def distance(entry):
-        made = run_method(entry.run, count=200)[0].flatten(1)[:, ~KNOWN].double()
+        made = run_method(entry.run, count=100)[0].flatten(1)[:, ~KNOWN].double()
         return analytic.energy_distance(made, exact)
 
     by_label = {e.label: e for e in methods.entries(20)}
