@@ -45,21 +45,37 @@ def ours(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings) -> Tensor:
 
 
 @torch.no_grad()
-def feedback(denoise, x, sigmas, y, mask, seed, gain: float = 1.5) -> Tensor:
+def feedback(denoise, x, sigmas, y, mask, seed, gain: float = 2.0, refine: tuple[float, float] = (0, 0)) -> Tensor:
     """One call a level: known cells get no fresh noise; theirs is moved by the error until x0 says y by itself.
 
     The exact conditional estimate of a Gaussian is x0(x) at the x whose known cells solve M x0(x) = M y. Each call
     is a fixed-point sweep towards it, x += gain * alpha * e, and applies J to all earlier errors in passing.
+    Where refine[0] < s / alpha < refine[1], a second call gives J e, and the sweep is a least-squares step.
     """
     chain = Chain(denoise, x, seed)
     for sigma, sigma_next in itertools.pairwise(sigmas):
         here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         x0 = denoise(x, sigma)
         e = mask * (y - x0)
-        x, x0 = x + gain * here.alpha * e, x0 + e
+        if refine[0] * here.alpha < here.s < refine[1] * here.alpha:
+            step, moved = least_squares_step(denoise, x, sigma, x0, e, mask)
+            x, x0 = x + step + (1 - mask) * here.alpha * moved, x0 + moved
+        else:
+            x = x + gain * here.alpha * e
+        x0 = torch.lerp(x0, y, mask)
         kept = renoising.renoise(x, x0, here, there, 0.0, torch.zeros_like(x))
         x = torch.lerp(chain.step(x, x0, sigma, sigma_next), kept, mask)
     return x
+
+
+def least_squares_step(denoise, x, sigma, x0, e, mask) -> tuple[Tensor, Tensor]:
+    """a e and a J e with the a that makes ||e - a M J e|| least, per sample."""
+    h = 0.005 * denoise.scales(sigma).nu / e.abs().flatten(1).amax(1).clamp(min=1e-30).reshape(-1, *[1] * (e.ndim - 1))
+    je = (denoise(x + h * e, sigma) - x0) / h
+    seen = mask * je
+    length = (e * seen).flatten(1).sum(1) / seen.square().flatten(1).sum(1).clamp(min=1e-30)
+    length = length.clamp(min=0).reshape(-1, *[1] * (e.ndim - 1))
+    return length * e, length * je
 
 
 @torch.no_grad()
@@ -129,7 +145,7 @@ class Entry:
     Attributes:
         method, preset: as in the rows.
         run: the method.
-        calls_per_level, backward_per_level: its cost.
+        calls_per_level, backward_per_level: its cost; refinement comes on top.
         levels: its own number of levels instead of the run's.
         equal_calls: as many levels as make this many calls.
     """
@@ -155,6 +171,7 @@ def entries(levels: int) -> list[Entry]:
         Entry("ours", "fast", partial(ours, settings=fast), fast.calls(1)),
         Entry("ours", "feedback", feedback, 1),
         Entry("ours", "feedback_24", feedback, 1, levels=24),
+        Entry("ours", "feedback_refined", partial(feedback, refine=(1, 4)), 1, levels=18),
         Entry("ours", "K1", partial(ours, settings=reevaluated), reevaluated.calls(1)),
         Entry("published", "paper", partial(ours, settings=paper), paper.calls(1)),
         Entry("published_eta1", "", partial(ours, settings=PUBLISHED_ETA1), PUBLISHED_ETA1.calls(1)),
