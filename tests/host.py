@@ -96,14 +96,19 @@ class Host:
             self.server, execution.CacheType.CLASSIC, {"lru": 0, "ram": 0, "ram_inactive": 0}
         )
 
-    def run(self, graph: dict[str, dict[str, Any]]) -> list[Any]:
-        """Validate and execute an API-format graph; returns what its TestCapture nodes saw, by node id."""
+    def run(self, graph: dict[str, dict[str, Any]], preview_method: str = "none") -> list[Any]:
+        """Validate and execute an API-format graph; returns what its TestCapture nodes saw.
+
+        `preview_method` reaches newer hosts with the prompt; the pinned one has it in `latent_preview.args` only.
+        """
         prompt_id = str(uuid.uuid4())
         CaptureNode.seen, CountNode.batches = [], []
         valid = self.loop.run_until_complete(self.execution.validate_prompt(prompt_id, graph, None))
         if not valid[0]:
             raise GraphError(f"{valid[1]} {valid[3]}")
-        self.loop.run_until_complete(self.executor.execute_async(graph, prompt_id, {}, valid[2]))
+        self.loop.run_until_complete(
+            self.executor.execute_async(graph, prompt_id, {"preview_method": preview_method}, valid[2])
+        )
         if not self.executor.success:
             event, data = self.executor.status_messages[-1]
             raise GraphError(f"{event}: {data.get('exception_message', '')}")

@@ -110,7 +110,7 @@ def test_step_numbers_and_previews_are_those_of_the_whole_run(host, graph, monke
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda v, t, p=None, node_id=None: ticks.append((v, t, p)))
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
     stock_sampling(graph, "heun")
-    sampled(host, graph)
+    host.run(graph, "latent2rgb")
     previews = [(v, t) for v, t, p in ticks if p is not None]
     assert previews == [(i, 6) for i in range(1, 7)]
 

@@ -88,7 +88,7 @@ def test_progress_per_call_and_preview_per_level(host, graph, monkeypatch):
     ticks = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda v, t, p=None, node_id=None: ticks.append((v, t, p)))
     monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
-    sampled(host, graph)
+    host.run(graph, "latent2rgb")
     calls = [t for t in ticks if t[2] is None and t[1] == 8]
     previews = [t for t in ticks if t[2] is not None]
     assert [v for v, _, _ in calls] == list(range(1, 9))
