@@ -1,4 +1,7 @@
-"""Laws of the method, against an analytic Gaussian prior whose Jacobian and posterior are exact."""
+"""Laws of the method, against an analytic Gaussian prior whose Jacobian and posterior are exact.
+
+`python dev.py test tests/test_laws.py -s` shows the figures behind the bounds.
+"""
 
 import itertools
 from dataclasses import replace
@@ -41,14 +44,18 @@ def test_forward_difference_is_the_exact_jacobian_product(sigma, scales):
     step = 0.005 * scales(sigma).nu
     got = forward_difference(denoise, x, sigma, denoise(x, sigma), e, 0.005).double().flatten(1) / step
     exact = unit_max(e).double().flatten(1) @ prior.jacobian(sigma).T
-    assert (got - exact).norm() <= 1e-3 * exact.norm()
+    error = ((got - exact).norm() / exact.norm()).item()
+    print(f"\nJ e at sigma {sigma:.2f}: relative error {error:.1e}")
+    assert error <= 1e-3
 
 
 def test_known_region_converges_with_iterations():
     small = [NewtonSettings(k, 0.05, 0.05, eta=0.155, carry=False) for k in (1, 2, 4, 8)]
     errors = [known_rms(run(s)) for s in small]
+    paper, fast = known_rms(run(PAPER)), known_rms(run(FAST))
+    print(f"\nknown rms: K 1, 2, 4, 8 {errors}, paper {paper:.3f}, fast {fast:.3f}")
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.7 * errors[0]
-    assert known_rms(run(PAPER)) <= 0.1
+    assert paper <= 0.1
 
 
 def distance_to_posterior_mean(x):
@@ -59,12 +66,13 @@ def distance_to_posterior_mean(x):
 
 
 def test_hidden_mean_approaches_the_posterior_mean():
-    free = distance_to_posterior_mean(run(FREE, batch=400))
-    assert free == pytest.approx(1, abs=0.15)
-    assert distance_to_posterior_mean(run(FAST, batch=400)) < 0.4
-    assert distance_to_posterior_mean(run(NewtonSettings(carry=False), batch=400)) < 0.4
+    names = {"free": FREE, "fast": FAST, "re-evaluated": NewtonSettings(carry=False), "paper": PAPER}
+    distance = {name: distance_to_posterior_mean(run(settings, batch=400)) for name, settings in names.items()}
+    print(f"\ndistance to the posterior mean over 400 seeds: {distance}")
+    assert distance["free"] == pytest.approx(1, abs=0.15)
+    assert distance["fast"] < 0.4 and distance["re-evaluated"] < 0.4
     # The published five steps with little fresh noise overshoot: nearer than the prior, but not near.
-    assert distance_to_posterior_mean(run(PAPER, batch=400)) < 0.9
+    assert distance["paper"] < 0.9
 
 
 def replacement(x, prior, y, weights):
@@ -90,7 +98,9 @@ def test_mixture_moves_towards_the_exact_posterior():
         return analytic.energy_distance(samples.flatten(1)[:, ~KNOWN].double(), exact)
 
     ours = distance(run(FAST, x=x, prior=prior, constraint=LatentMask(truth, WEIGHTS)))
-    assert ours < 0.85 * distance(replacement(x, prior, truth, WEIGHTS))
+    theirs = distance(replacement(x, prior, truth, WEIGHTS))
+    print(f"\nenergy distance to the posterior: fast {ours:.3f}, replacement {theirs:.3f}")
+    assert ours < 0.85 * theirs
 
 
 def test_batch_of_two_is_two_batches_of_one():
