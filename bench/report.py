@@ -27,6 +27,12 @@ COLUMNS = (
     ("diversity", 2, "diversity"),
     ("seconds", 2, "s per picture"),
 )
+READING = (
+    "Means over pictures and masks ± standard deviation over seeds; sharpness is a median. The energy score is proper: "
+    "it is lowest for draws from the true conditional distribution. The feature distance to the one truth alone also "
+    "falls with diversity. The distribution distance compares pasted pictures, which share their known parts with the "
+    "truths: below zero even for perfect draws, so only its order counts."
+)
 PLOTTED = (
     ("hidden_feature_distance", "hidden feature distance to the truth"),
     ("energy_score", "energy score (proper; lower is better)"),
@@ -63,10 +69,6 @@ def by_picture(rows: list[dict], key: str) -> list[float]:
     return [float(np.mean([value(r, key) for r in rows if r["image"] == i])) for i in images]
 
 
-def ratio_of_sums(rows: list[dict], key: str) -> float:
-    return float(np.median([r[key] for r in rows]))
-
-
 def table(rows: list[dict]) -> str:
     """Means and standard deviations over seeds, one line per method."""
     heads = ["method", *(c[2] for c in COLUMNS), "seam (truth)"]
@@ -74,11 +76,13 @@ def table(rows: list[dict]) -> str:
     for name, group in by_method(rows).items():
         cells = [name]
         for key, digits, _ in COLUMNS:
-            if key == "sharpness":  # a ratio: its mean is ruled by truths that are nearly flat
-                cells.append(f"{ratio_of_sums(group, key):.2f}")
+            if key == "sharpness":  # median: a mean would be ruled by truths that are nearly flat
+                cells.append(f"{np.median([r[key] for r in group]):.2f}")
                 continue
             mean, spread = over_seeds(group, key)
-            cells.append(f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread > 0 and key != "seconds" else ""))
+            cells.append(
+                f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread > 1e-6 and key != "seconds" else "")
+            )
         seam, truth = over_seeds(group, "seam")[0], over_seeds(group, "seam_truth")[0]
         lines.append("| " + " | ".join([*cells, f"{seam:.4f} ({truth:.4f})"]) + " |")
     return "\n".join(lines)
@@ -126,15 +130,23 @@ def plot(rows: list[dict], file: Path) -> None:
     plt.close(figure)
 
 
-def finite(rows: list[dict]) -> list[dict]:
-    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in rows]
+def compact(value: Any) -> Any:
+    """Five significant digits; what JSON cannot say becomes null."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def as_lines(head: dict[str, Any], rows: list[dict]) -> str:
+    """JSON with one row a line."""
+    lines = ",\n".join(json.dumps({k: compact(v) for k, v in r.items()}) for r in rows)
+    return json.dumps(head, indent=1)[:-2] + ',\n "rows": [\n' + lines + "\n]}\n"
 
 
 def write(out: Path, head: dict[str, Any], rows: list[dict], name: str = "inpaint") -> None:
-    text = json.dumps(head | {"rows": finite(rows)}, indent=0)
-    (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    (out / f"{name}.json").write_text(as_lines(head, rows), encoding="utf-8")
     notes = "".join(f"- {k}: {v}\n" for k, v in head["versions"].items())
-    body = f"`{head['command']}`, {head['date']}\n\n{notes}\n{table(rows)}{comparison(rows)}\n"
+    body = f"`{head['command']}`, {head['date']}\n\n{notes}\n{READING}\n\n{table(rows)}{comparison(rows)}\n"
     (out / f"{name}.md").write_text(body, encoding="utf-8")
     plot(rows, out / f"{name}.png")
     print(body)
