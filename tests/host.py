@@ -70,7 +70,8 @@ class Host:
         sys.path.insert(0, COMFYUI)
         from comfy.cli_args import args
 
-        self.base = Path(tempfile.mkdtemp(prefix="newton-tests-"))
+        self.folder = tempfile.TemporaryDirectory(prefix="newton-tests-", ignore_cleanup_errors=True)
+        self.base = Path(self.folder.name)
         (self.base / "custom_nodes").mkdir()
         args.cpu, args.base_directory = True, str(self.base)
         args.database_url = f"sqlite:///{self.base / 'comfyui.db'}"
