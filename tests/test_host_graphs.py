@@ -132,3 +132,13 @@ def test_latent_mask_preview_is_dark_where_generated(host, graph):
     assert torch.equal(shown[:, :, :64], filled[:, :, :64])
     assert torch.allclose(shown[:, :, 64:], 0.25 * filled[:, :, 64:])
     assert torch.equal(filled[:, :, :64], picture()[0][:, :, :64])
+
+
+def test_the_host_gives_the_published_levels(host, graph):
+    """20 steps of `simple` on the SD schedule are the grid on which `paper` uses the authors' own noise."""
+    graph["sigmas"] = node("BasicScheduler", model=["ckpt", 0], scheduler="simple", steps=20, denoise=1.0)
+    graph["out"] = node("TestCapture", value=["sigmas", 0])
+    released_noise = host.module("sampler.renoise").released_noise
+    assert released_noise(host.run(graph)[0].tolist()) is not None
+    graph["sigmas"]["inputs"]["steps"] = 19
+    assert released_noise(host.run(graph)[0].tolist()) is None
