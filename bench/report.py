@@ -25,7 +25,6 @@ COLUMNS = (
     ("distribution_distance", 2, "distribution distance"),
     ("sharpness", 2, "sharpness"),
     ("diversity", 2, "diversity"),
-    ("seconds", 2, "s per picture"),
 )
 READING = (
     "Means over pictures and masks ± standard deviation over seeds; sharpness is a median. The energy score is proper: "
@@ -80,9 +79,7 @@ def table(rows: list[dict]) -> str:
                 cells.append(f"{np.median([r[key] for r in group]):.2f}")
                 continue
             mean, spread = over_seeds(group, key)
-            cells.append(
-                f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread > 1e-6 and key != "seconds" else "")
-            )
+            cells.append(f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread > 1e-6 else ""))
         seam, truth = over_seeds(group, "seam")[0], over_seeds(group, "seam_truth")[0]
         lines.append("| " + " | ".join([*cells, f"{seam:.4f} ({truth:.4f})"]) + " |")
     return "\n".join(lines)
