@@ -6,6 +6,7 @@ sheet per mask, all of them together in sheet.png, and summary.json. `--inputs` 
 
 import argparse
 import copy
+import csv
 import hashlib
 import io
 import json
@@ -32,10 +33,13 @@ IMAGES = (
     "slightly_frowning_face_smileys",
     "oncoming_taxi_travel_places",
     "teacup_without_handle_food",
+    "grey_heart_smileys_emotion",
+    "thinking_face_smileys_emotion",
+    "man_judge_people_body",
+    "eyeglasses_objects",
 )
 # The pictures in demo/images that the shipped graphs load.
 SHIPPED = {"half": IMAGES[1], "box": IMAGES[2], "strokes": IMAGES[0]}
-SEED = 0
 
 
 def node_of(graph: Graph, class_type: str) -> str:
@@ -44,19 +48,31 @@ def node_of(graph: Graph, class_type: str) -> str:
     return node
 
 
-def ours(graph: Graph, picture: str) -> Graph:
+def prompt_of(name: str) -> str:
+    """The words of an emoji's name and category; its picture is named by the first four."""
+    with (ROOT / "demo" / "emoji.csv").open(encoding="utf-8", newline="") as f:
+        return next(r["words"] for r in csv.DictReader(f) if "_".join(r["words"].split()[:4]) == name)
+
+
+def seed_of(name: str) -> int:
+    """Every picture has noise of its own, the same for both methods and all masks."""
+    return IMAGES.index(name)
+
+
+def ours(graph: Graph, picture: str, name: str) -> Graph:
     """The shipped graph on a picture; one more node saves what is decoded before compositing."""
     graph = copy.deepcopy(graph)
+    graph[node_of(graph, "WordConditioning")]["inputs"]["text"] = prompt_of(name)
     graph[node_of(graph, "LoadImage")]["inputs"]["image"] = picture
-    graph[node_of(graph, "NewtonConstrainedSampler")]["inputs"]["seed"] = SEED
+    graph[node_of(graph, "NewtonConstrainedSampler")]["inputs"]["seed"] = seed_of(name)
     decoded = [node_of(graph, "VAEDecode"), 0]
     graph["raw"] = {"class_type": "SaveImage", "inputs": {"images": decoded, "filename_prefix": "raw"}}
     return graph
 
 
-def stock(graph: Graph, picture: str) -> Graph:
+def stock(graph: Graph, picture: str, name: str) -> Graph:
     """The same with SetLatentNoiseMask and the stock KSampler in place of our sampler."""
-    graph = ours(graph, picture)
+    graph = ours(graph, picture, name)
     sampler = graph[node_of(graph, "NewtonConstrainedSampler")]
     shared = ("model", "positive", "negative", "seed", "steps", "cfg", "scheduler", "denoise")
     filled = [node_of(graph, "LatentMaskConstraint"), 3]
@@ -103,10 +119,10 @@ def run_case(host: Host, graph: Graph, name: str, mask: str) -> tuple[list[dict]
     Image.fromarray(given).save(host.base / "input" / picture)
     rows, pictures = [], [truth, given[..., :3]]
     for method, build in METHODS.items():
-        result = host.run(build(graph, picture))
+        result = host.run(build(graph, picture, name))
         case = {"task": "inpaint", "model": CHECKPOINT.name, "method": method, "mask": mask, "image": name}
         levels = graph[node_of(graph, "NewtonConstrainedSampler")]["inputs"]["steps"]
-        case |= {"seed": SEED, "split": "heldout", "levels": levels}
+        case |= {"seed": seed_of(name), "split": "heldout", "levels": levels}
         case["calls"] = levels if method == "replacement" else calls_of(host)
         rows.append(case | measure(truth, read_png(result.file("raw")), hidden))
         pictures.append(read_png(result.file(node_of(graph, "SaveImage"))))
