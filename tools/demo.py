@@ -18,7 +18,7 @@ import numpy as np
 from host import ROOT, Graph, Host, HostError
 from PIL import Image
 from run_graph import change
-from sheet import draw_sheet, stack
+from sheet import draw_sheet, side_by_side
 from tqdm import tqdm
 
 sys.path.insert(0, str(ROOT / "bench"))
@@ -175,7 +175,7 @@ def run_all(out: Path, changes: list[str]) -> None:
     drawn = {mask: draw_sheet(f"mask: {mask}", columns, rows) for mask, rows in sheets.items()}
     for mask, sheet in drawn.items():
         sheet.save(out / f"sheet_{mask}.png")
-    stack(list(drawn.values())).save(out / "sheet.png")
+    side_by_side(list(drawn.values())).save(out / "sheet.png")
     text = json.dumps({"versions": versions, "changes": changes, "cases": cases}, indent=1)
     (out / "summary.json").write_text(text + "\n", encoding="utf-8")
     print(f"\n{summary_table(cases)}\n\n{out / 'sheet.png'}")

@@ -27,11 +27,11 @@ def draw_sheet(title: str, columns: list[str], rows: list[Row]) -> Image.Image:
     return sheet
 
 
-def stack(sheets: list[Image.Image]) -> Image.Image:
-    """Sheets of the same width, one below the other."""
-    whole = Image.new("RGB", (sheets[0].width, sum(s.height for s in sheets)))
-    top = 0
+def side_by_side(sheets: list[Image.Image]) -> Image.Image:
+    """Sheets of the same height in one row."""
+    whole = Image.new("RGB", (sum(s.width for s in sheets), sheets[0].height))
+    left = 0
     for sheet in sheets:
-        whole.paste(sheet, (0, top))
-        top += sheet.height
+        whole.paste(sheet, (left, 0))
+        left += sheet.width
     return whole
