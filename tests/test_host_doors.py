@@ -127,7 +127,8 @@ def test_advanced_start_and_end_step(host, graph):
     stock_sampling(graph, "euler")
     whole = sampled(host, graph)
     graph |= {"first": first, "sample": second}
-    assert torch.allclose(sampled(host, graph), whole, atol=1e-3)
+    # The latent between the two passes through the VAE's scale, which rounds it; values reach 12.
+    assert torch.allclose(sampled(host, graph), whole, atol=0.01)
 
 
 def test_our_sampler_on_a_constrained_model(host, graph):
@@ -172,9 +173,9 @@ def test_combined_constraints_cost_no_further_calls(host, graph):
     )
     graph["both"] = combined(constraint_b=["other", 0])
     sample = graph["sample"] = inpaint_graph(host)["sample"]
-    sample["inputs"] |= {"constraint": ["both", 0], "steps": 10}
+    sample["inputs"] |= {"constraint": ["both", 0], "steps": 20}
     out = sampled(host, graph)
-    assert len(CountNode.batches) == 20
+    assert len(CountNode.batches) == 40
     known = encoded(host, graph)
     sample["inputs"]["constraint"] = ["constraint", 0]
     one = sampled(host, graph)
