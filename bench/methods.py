@@ -12,13 +12,9 @@ import torch
 from pack import renoising, sampler
 from torch import Tensor
 
-Denoiser, NewtonSettings = sampler.Denoiser, sampler.NewtonSettings
+Denoiser, NewtonSettings, unit_max = sampler.Denoiser, sampler.NewtonSettings, sampler.denoiser.unit_max
 Method = Callable[..., Tensor]
 PUBLISHED_ETA1 = NewtonSettings(iterations=5, rate_last=0.1, delta=0.005, eta=1.0, carry=False)
-
-
-def unit_max(t: Tensor) -> Tensor:
-    return t / t.abs().flatten(1).amax(1).clamp(min=1e-30).reshape(-1, *[1] * (t.ndim - 1))
 
 
 class Chain:

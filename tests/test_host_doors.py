@@ -41,7 +41,8 @@ def test_stock_samplers_obey(host, graph, name):
     free = sampled(host, graph)
     plain = len(CountNode.batches)
     assert torch.isfinite(out).all()
-    assert known_error(out, known) < 0.8 * known_error(free, known)  # lcm, which noises anew, is the weakest
+    # lcm noises its estimate anew at every level, so a correction lasts least there.
+    assert known_error(out, known) < (0.8 if name == "lcm" else 0.7) * known_error(free, known)
     # One call more per level than the sampler itself: the first of its own is already known.
     assert calls == plain + 6
 
