@@ -36,7 +36,7 @@ def test_mask_blending_would_hide_the_error(host, graph):
     graph["masked"] = node("SetLatentNoiseMask", samples=["constraint", 1], mask=["mask", 0])
     custom_sampling(graph, give(host, "SAMPLER", comfy.samplers.KSAMPLER(unguarded)), ["masked", 0], steps=1)
     assert torch.allclose(known_columns(sampled(host, graph)), known_columns(known), atol=1e-4)
-    graph["sampler"] = give(host, "SAMPLER", adapter.make_sampler(Spy(), adapter.NewtonSettings()))
+    graph["sampler"] = give(host, "SAMPLER", adapter.make_sampler(Spy(), host.module("sampler").NewtonSettings()))
     sampled(host, graph)
     assert not torch.allclose(known_columns(seen[0]), known_columns(known) * 0.18215, atol=0.1)
 

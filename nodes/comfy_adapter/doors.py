@@ -1,0 +1,60 @@
+"""The method in graphs that sample with other nodes than ours."""
+
+from functools import partial
+from typing import Any
+
+import comfy.patcher_extension
+import comfy.samplers
+from torch import Tensor
+
+from ...sampler import NewtonSettings
+from ..constraint_spec import ConstraintSpec
+from .sampling import newton_function
+
+WRAPPER_KEY = "newton_constrained_sampling"
+
+# Samplers of the host whose steps need nothing of earlier levels; the others would lose their history.
+SINGLE_STEP = ("euler", "euler_ancestral", "heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "ddpm", "lcm",
+               "seeds_2", "seeds_3")  # fmt: skip
+
+
+def constrain_sampler(sampler: Any, constraint: ConstraintSpec, settings: NewtonSettings) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER that corrects x before each level of the given one, which is left as it is."""
+    if not isinstance(sampler, comfy.samplers.KSAMPLER):
+        raise ValueError(
+            f"sampler: a {type(sampler).__name__} cannot be driven one noise level at a time. Use one of "
+            f"{', '.join(SINGLE_STEP)}, or the SAMPLER of the Newton Sampler node."
+        )
+    function, options = sampler.sampler_function, sampler.extra_options
+    if function is newton_function:
+        if options["constraint"] is not None:
+            raise ValueError(
+                "constraint: the model and the sampler both carry one. Join them with Combine Constraints and connect "
+                "the result in one place."
+            )
+        return comfy.samplers.KSAMPLER(newton_function, options | {"constraint": constraint})
+    name = function.__name__.removeprefix("sample_")
+    if name not in SINGLE_STEP:
+        raise ValueError(
+            f"sampler_name: '{name}' uses earlier noise levels, or more than the model's estimate, and would be wrong "
+            f"after a correction. Use one of {', '.join(SINGLE_STEP)}; euler_ancestral is the best start."
+        )
+    driven = {"constraint": constraint, "settings": settings, "driver": partial(function, **options)}
+    return comfy.samplers.KSAMPLER(newton_function, driven, sampler.inpaint_options)
+
+
+def constrain_model(model: Any, constraint: ConstraintSpec, settings: NewtonSettings) -> Any:
+    """A clone of MODEL whose sampling obeys the constraint, whichever node samples it."""
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        sampler = constrain_sampler(executor.class_obj, constraint, settings)
+        # The sampler of a graph is cached: the chain goes on with a new one instead of changing it.
+        chain = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            sampler.sample, sampler, executor.wrappers, executor.idx + 1
+        )
+        return chain.execute(*args, **kwargs)
+
+    model = model.clone()
+    model.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY)
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY, wrapper)
+    return model
