@@ -7,6 +7,7 @@ from .constrain_model import ConstrainModel
 from .latent_mask import LatentMaskConstraint
 from .newton_sampler import NewtonConstrainedSampler, NewtonSampler
 from .pixel_sr import BackProjectPixels, PixelSRConstraint
+from .report import ConstraintReport
 from .settings import NewtonSettingsNode
 from .words import WordConditioning
 
@@ -19,6 +20,7 @@ NODES = [
     PixelSRConstraint,
     BackProjectPixels,
     CombineConstraints,
+    ConstraintReport,
     WordConditioning,
 ]
 

@@ -8,7 +8,7 @@ from ..sampler import PRESETS, NewtonSettings, known_weights
 from .comfy_adapter import make_sampler, sample_latent, scheduler_names
 from .constraint_spec import ConstraintSpec
 from .latent_mask import LatentMaskSpec
-from .sockets import CATEGORY, Constraint, Settings
+from .sockets import CATEGORY, Constraint, Report, Settings
 
 CONSTRAINT_TIP = (
     "What the result must obey, for example from Latent Mask Constraint. Not connected: the latent's own noise mask "
@@ -73,7 +73,10 @@ class NewtonConstrainedSampler(io.ComfyNode):
                 Constraint.Input("constraint", optional=True, tooltip=CONSTRAINT_TIP),
                 Settings.Input("settings", optional=True, tooltip=SETTINGS_TIP),
             ],
-            outputs=[io.Latent.Output(display_name="LATENT", tooltip="The sampled latent, ready for VAE Decode.")],
+            outputs=[
+                io.Latent.Output(display_name="LATENT", tooltip="The sampled latent, ready for VAE Decode."),
+                Report.Output(display_name="REPORT", tooltip="What the run did, for Constraint Report."),
+            ],
         )
 
     @classmethod
@@ -94,11 +97,11 @@ class NewtonConstrainedSampler(io.ComfyNode):
         samples = latent_image["samples"]
         if constraint is None and (mask := latent_image.get("noise_mask")) is not None:
             constraint = LatentMaskSpec(samples, known_weights(mask, *samples.shape[-2:]))
-        out = sample_latent(
+        out, report = sample_latent(
             model, positive, negative, samples, constraint, settings or PRESETS["fast"], seed, steps, cfg, scheduler,
             denoise, latent_image.get("batch_index"),
         )  # fmt: skip
-        return io.NodeOutput(latent_image | {"samples": out})
+        return io.NodeOutput(latent_image | {"samples": out}, report)
 
 
 class NewtonSampler(io.ComfyNode):

@@ -1,5 +1,7 @@
 """The expert knobs."""
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
@@ -72,6 +74,27 @@ class NewtonSettingsNode(io.ComfyNode):
                     tooltip="custom: move the estimate together with the latent instead of calling the model again. "
                     "1 + K calls a step instead of 1 + 2 K.",
                 ),
+                io.Int.Input(
+                    "max_calls",
+                    default=0,
+                    min=0,
+                    max=1000000,
+                    optional=True,
+                    tooltip="Every preset: most model calls of a run; 0 is no limit. Every step keeps the call "
+                    "that sampling itself needs; the rest goes to corrections, evenly, first to the middle steps.",
+                ),
+                io.Float.Input(
+                    "residual_target",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.001,
+                    round=False,
+                    optional=True,
+                    tooltip="Every preset: leave a picture alone at every step where its residual is this small; 0 "
+                    "always corrects. rms in the constraint's own units: for masks those of the latent, which spreads "
+                    "about 1; for pixel constraints white is 1. Constraint Report shows what is reached.",
+                ),
             ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For the samplers of this pack.")],
         )
@@ -86,6 +109,9 @@ class NewtonSettingsNode(io.ComfyNode):
         delta: float,
         eta: float,
         carry: bool,
+        max_calls: int = 0,
+        residual_target: float = 0.0,
     ) -> io.NodeOutput:
         custom = NewtonSettings(iterations, rate_first, rate_last, delta or None, eta, carry)
-        return io.NodeOutput(PRESETS.get(preset, custom))
+        chosen = PRESETS.get(preset, custom)
+        return io.NodeOutput(replace(chosen, max_calls=max_calls, residual_target=residual_target))

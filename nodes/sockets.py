@@ -6,3 +6,4 @@ CATEGORY = "sampling/newton constrained"
 
 Constraint = io.Custom("NEWTON_CONSTRAINT")
 Settings = io.Custom("NEWTON_SETTINGS")
+Report = io.Custom("NEWTON_REPORT")

@@ -7,16 +7,20 @@ from .operators.mask import LatentMask, known_weights
 from .operators.resample import FILTERS, Resample
 from .pixel import PixelConstraint
 from .renoise import mixed_seed
+from .report import WHY, Recorder, Report
 from .sample import sample_constrained
 
 __all__ = [
     "FILTERS",
     "PRESETS",
+    "WHY",
     "Constraint",
     "Denoiser",
     "LatentMask",
     "NewtonSettings",
     "PixelConstraint",
+    "Recorder",
+    "Report",
     "Resample",
     "Scales",
     "Term",

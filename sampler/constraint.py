@@ -12,12 +12,26 @@ from .denoiser import unit_max
 class Constraint(Protocol):
     """Anything that can point from an estimate to where the constraint holds."""
 
-    def error(self, x0: Tensor, sigma: float) -> Tensor:
-        """Error direction e in x0 space, of the shape of `x0`; zero where the constraint holds or is silent.
+    def error(self, x0: Tensor, sigma: float) -> Tensor | None:
+        """Error direction e in x0 space, of the shape of `x0`; zero where the constraint holds.
 
-        Only its direction matters to the step, not its length.
+        Only its direction matters to the step; its length is what is reported and held against a residual target,
+        see `residual`. None: the constraint is silent at this noise level, so no call is spent on it.
         """
         ...
+
+
+def residual(e: Tensor) -> Tensor:
+    """How far each sample is from its constraint: rms of e over the elements that e speaks of (not 0), (B,)."""
+    spoken = (e != 0).flatten(1).sum(1).clamp(min=1)
+    return (e.square().flatten(1).sum(1) / spoken).sqrt()
+
+
+def with_residual(e: Tensor, size: Tensor) -> Tensor:
+    """e scaled so that `residual(e)` is `size` (B,); zero stays zero."""
+    rms = residual(e)
+    scale = size / torch.where(rms > 0, rms, 1.0)
+    return e * scale.reshape(-1, *(1,) * (e.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -32,13 +46,18 @@ class Term:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """e = sum_i a_i e_i / max|e_i|, per sample. J is linear, so one perturbation serves all of them."""
+    """e = sum_i a_i e_i / max|e_i|, per sample. J is linear, so one perturbation serves all of them.
+
+    Its residual is the largest of its active terms.
+    """
 
     terms: tuple[Term, ...]
 
-    def error(self, x0: Tensor, sigma: float) -> Tensor:
-        e = torch.zeros_like(x0)
-        for term in self.terms:
-            if term.sigma_end <= sigma <= term.sigma_start:
-                e = e + term.weight * unit_max(term.constraint.error(x0, sigma))
-        return e
+    def error(self, x0: Tensor, sigma: float) -> Tensor | None:
+        active = [t for t in self.terms if t.weight > 0 and t.sigma_end <= sigma <= t.sigma_start]
+        errors = [(t.weight, t.constraint.error(x0, sigma)) for t in active]
+        errors = [(weight, e) for weight, e in errors if e is not None]
+        if not errors:
+            return None
+        largest = torch.stack([residual(e) for _, e in errors]).amax(0)
+        return with_residual(sum(weight * unit_max(e) for weight, e in errors), largest)

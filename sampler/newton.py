@@ -1,12 +1,13 @@
 """The inexact Newton step and its settings."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .constraint import Constraint
-from .denoiser import Denoiser, unit_max
+from .constraint import Constraint, residual
+from .denoiser import Denoiser, max_abs, unit_max
 from .jvp import forward_difference
 
 # Smallest relative perturbation that survives rounding of the network's input.
@@ -24,6 +25,8 @@ class NewtonSettings:
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
         carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
+        max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
+        residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
     """
 
     iterations: int = 1
@@ -32,6 +35,8 @@ class NewtonSettings:
     delta: float | None = None
     eta: float | None = 1.0
     carry: bool = True
+    max_calls: int = 0
+    residual_target: float = 0.0
 
     def rates(self) -> list[float]:
         """lambda_k, k = 0 ... K - 1."""
@@ -41,29 +46,93 @@ class NewtonSettings:
     def delta_for(self, dtype: torch.dtype) -> float:
         return DELTA_BY_DTYPE.get(dtype, 0.1) if self.delta is None else self.delta
 
-    def calls(self, levels: int) -> int:
-        """Denoiser calls of a run over `levels` noise levels."""
-        return levels * (1 + self.iterations * (1 if self.carry else 2))
+    @property
+    def calls_per_step(self) -> int:
+        return 1 if self.carry else 2
+
+    def steps(self, levels: int, other_calls: int = 0) -> int:
+        """Newton steps that a run over `levels` noise levels can afford.
+
+        Args:
+            other_calls: what another sampler's own steps cost beyond one call a level.
+
+        Raises:
+            ValueError: `max_calls` does not even pay for sampling without a constraint.
+        """
+        wanted, plain = levels * self.iterations, levels + other_calls
+        if not self.max_calls:
+            return wanted
+        if self.max_calls < plain:
+            raise ValueError(
+                f"max_calls: {self.max_calls} model calls do not suffice for {levels} noise levels, which take {plain} "
+                f"even without corrections. Allow at least {plain} in Newton Settings, or sample in fewer steps."
+            )
+        return min(wanted, (self.max_calls - plain) // self.calls_per_step)
+
+    def calls(self, levels: int, other_calls: int = 0) -> int:
+        """Denoiser calls of a run over `levels` noise levels; fewer where a residual target is reached."""
+        return levels + other_calls + self.steps(levels, other_calls) * self.calls_per_step
+
+
+class Steps(NamedTuple):
+    """What was done at one noise level.
+
+    Attributes:
+        residual: of the estimate before the first step (B,); 0 where the constraint is silent.
+        length: real length of the longest step, the factor lambda nu / max|J e| on J e (B,); 0 without a step.
+        taken: number of Newton steps.
+        stop: why not more: "iterations" (all K), "target", "budget" or "silent".
+    """
+
+    residual: Tensor
+    length: Tensor
+    taken: int
+    stop: str
 
 
 def newton_steps(
-    denoise: Denoiser, x: Tensor, sigma: float, constraint: Constraint, settings: NewtonSettings, delta: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Push x at one noise level towards the constraint (section 3.2): K steps along J e, per sample.
+    denoise: Denoiser,
+    x: Tensor,
+    sigma: float,
+    constraint: Constraint,
+    settings: NewtonSettings,
+    delta: float,
+    iterations: int,
+) -> tuple[Tensor, Tensor, Steps]:
+    """Push x at one noise level towards the constraint (section 3.2): steps along J e, per sample.
+
+    Args:
+        iterations: most steps here, <= K; the budget's share of this level.
 
     Returns:
-        The moved x, the estimate x0 that belongs to it, and the rms of e before the first step (B,).
+        The moved x, the estimate x0 that belongs to it, and what was done.
     """
     nu = denoise.scales(sigma).nu
     x0 = denoise(x, sigma)
     e = constraint.error(x0, sigma)
-    residual = e.square().flatten(1).mean(1).sqrt()
-    for k, rate in enumerate(settings.rates()):
+    length = x.new_zeros(len(x))
+    if e is None:
+        return x, x0, Steps(length, length, 0, "silent")
+    first = residual(e)
+    for k, rate in enumerate(settings.rates()[:iterations]):
         e = constraint.error(x0, sigma) if k else e
-        d = unit_max(forward_difference(denoise, x, sigma, x0, e, delta))  # J e / max|J e|
+        if settings.residual_target:
+            above = residual(e) > settings.residual_target
+            if not above.any():  # the one place where the host waits for the device
+                return x, x0, Steps(first, length, k, "target")
+            e = e * above.reshape(-1, *(1,) * (e.ndim - 1))
+        je = forward_difference(denoise, x, sigma, x0, e, delta)  # J e * (delta nu / max|e|)
+        length = torch.maximum(length, step_length(rate * nu, je, e, delta * nu))
+        d = unit_max(je)  # J e / max|J e|
         x = x + rate * nu * d
         x0 = x0 + rate * d if settings.carry else denoise(x, sigma)
-    return x, x0, residual
+    return x, x0, Steps(first, length, iterations, "iterations" if iterations == settings.iterations else "budget")
+
+
+def step_length(step: float, je: Tensor, e: Tensor, perturbation: float) -> Tensor:
+    """The factor on J e that moves x by `step` at its largest element, (B,); `je` is the forward difference."""
+    largest = (max_abs(je) * max_abs(e)).flatten() / perturbation
+    return torch.where(largest > 0, step / largest, 0.0)
 
 
 PRESETS = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .constraint import with_residual
 from .denoiser import unit_max
 from .operators.linear import LinearOperator
 
@@ -15,7 +16,8 @@ class PixelConstraint:
     """A(Dec(x0)) = y up to measurement noise.
 
     The pixel error e_I = A+ (y - A I) of the picture I = Dec(x0) becomes a latent direction by a forward difference of
-    the encoder, e = Enc(I + h e_I) - Enc(I), with e_I scaled to largest magnitude 1: no gradient anywhere.
+    the encoder, e = Enc(I + h e_I) - Enc(I), with e_I scaled to largest magnitude 1: no gradient anywhere. Its residual
+    is the rms of y - A I, in the picture's units.
 
     Attributes:
         operator: A.
@@ -38,6 +40,5 @@ class PixelConstraint:
         residual = self.y - self.operator.A(picture)
         e_pixel = self.operator.pinv(residual)
         e = self.encode(picture + self.step * unit_max(e_pixel)) - self.encode(picture)
-        shape = (-1,) + (1,) * (x0.ndim - 1)
-        rms = residual.square().flatten(1).mean(1).sqrt().reshape(shape)
-        return torch.where(rms > self.noise, e, 0.0)
+        rms = residual.square().flatten(1).mean(1).sqrt()
+        return with_residual(e, torch.where(rms > self.noise, rms, 0.0))

@@ -27,7 +27,8 @@ def sample_generators(seed: int, batch: int, offset: int = 0) -> list[torch.Gene
 
 def noise_like(x: Tensor, generators: list[torch.Generator]) -> Tensor:
     """Standard normal noise of the shape of `x` (B, ...), one generator per sample."""
-    return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
+    noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
+    return noise.to(x, non_blocking=x.is_cuda)  # else the host would wait for the device here
 
 
 def fresh_noise(here: Scales, there: Scales, eta: float) -> float:

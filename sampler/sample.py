@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .budget import share
 from .constraint import Constraint
 from .denoiser import Denoiser
 from .newton import NewtonSettings, newton_steps
@@ -23,9 +24,12 @@ def sample_constrained(
     delta: float,
     seed: int = 0,
     advance: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+    advance_calls: int = 0,
     callback: Callable[[dict[str, Any]], None] = lambda info: None,
 ) -> Tensor:
     """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * (1 + K).
+
+    No value is read off the device between the levels, unless the settings have a residual target.
 
     Args:
         x: noisy start (B, C, ..., H, W) at sigmas[0].
@@ -34,19 +38,26 @@ def sample_constrained(
         seed: of the fresh noise; sample b of a batch depends on (seed, b) only.
         advance: step of another sampler, from (i, x, x0) at sigmas[i] to x at sigmas[i + 1], in place of the
             renoise step.
-        callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `residual`
-            (rms of e before them, (B,)).
+        advance_calls: model calls that `advance` makes in the whole run.
+        callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `steps` (what was
+            done, a `Steps`).
+
+    Raises:
+        ValueError: the settings' `max_calls` is less than the run takes without corrections.
     """
     generators = sample_generators(seed, x.shape[0])
     released = released_noise(sigmas) if settings.eta is None else None
     eta = RELEASED_ETA if settings.eta is None else settings.eta
-    for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
-        x, x0, residual = newton_steps(denoise, x, sigma, constraint, settings, delta)
-        callback({"i": i, "x": x, "sigma": sigma, "denoised": x0, "residual": residual})
+    scales = [denoise.scales(sigma) for sigma in sigmas]
+    left = settings.steps(len(sigmas) - 1, advance_calls)
+    for i, (here, there) in enumerate(itertools.pairwise(scales)):
+        iterations = share(left, settings.iterations, scales[i:-1])
+        x, x0, steps = newton_steps(denoise, x, sigmas[i], constraint, settings, delta, iterations)
+        left -= steps.taken
+        callback({"i": i, "x": x, "sigma": sigmas[i], "denoised": x0, "steps": steps})
         if advance is not None:
             x = advance(i, x, x0)
             continue
-        here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
         x = renoise(x, x0, here, there, c, noise_like(x, generators))
     return x

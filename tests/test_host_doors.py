@@ -45,6 +45,7 @@ def test_stock_samplers_obey(host, graph, name):
     assert known_error(out, known) < (0.8 if name == "lcm" else 0.7) * known_error(free, known)
     # One call more per level than the sampler itself: the first of its own is already known.
     assert calls == plain + 6
+    assert plain == 6 + 5 * host.module("nodes.comfy_adapter").SINGLE_STEP[name]
 
 
 def test_the_list_of_supported_samplers_is_the_tested_one(host):

@@ -13,9 +13,10 @@ from .sampling import newton_function
 
 WRAPPER_KEY = "newton_constrained_sampling"
 
-# Samplers of the host whose steps need nothing of earlier levels; the others would lose their history.
-SINGLE_STEP = ("euler", "euler_ancestral", "heun", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral", "ddpm", "lcm",
-               "seeds_2", "seeds_3")  # fmt: skip
+# Samplers of the host whose steps need nothing of earlier levels; the others would lose their history. With the model
+# calls that each makes beyond the first estimate, at every level but the last.
+SINGLE_STEP = {"euler": 0, "euler_ancestral": 0, "heun": 1, "dpm_2": 1, "dpm_2_ancestral": 1, "dpmpp_2s_ancestral": 1,
+               "ddpm": 0, "lcm": 0, "seeds_2": 1, "seeds_3": 2}  # fmt: skip
 
 
 def constrain_sampler(sampler: Any, constraint: ConstraintSpec, settings: NewtonSettings) -> comfy.samplers.KSAMPLER:
@@ -39,7 +40,10 @@ def constrain_sampler(sampler: Any, constraint: ConstraintSpec, settings: Newton
             f"sampler_name: '{name}' uses earlier noise levels, or more than the model's estimate, and would be wrong "
             f"after a correction. Use one of {', '.join(SINGLE_STEP)}; euler_ancestral is the best start."
         )
-    driven = {"constraint": constraint, "settings": settings, "driver": partial(function, **options)}
+    driven = {
+        "constraint": constraint, "settings": settings, "driver": partial(function, **options),
+        "driver_calls": SINGLE_STEP[name],
+    }  # fmt: skip
     return comfy.samplers.KSAMPLER(newton_function, driven, sampler.inpaint_options)
 
 

@@ -8,7 +8,7 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
-from ...sampler import NewtonSettings
+from ...sampler import NewtonSettings, Report
 from ..constraint_spec import ConstraintSpec
 from .sampling import make_sampler
 from .scales import check_latent
@@ -43,7 +43,7 @@ def sample_latent(
     scheduler: str,
     denoise: float,
     batch_index: list[int] | None = None,
-) -> Tensor:
+) -> tuple[Tensor, Report]:
     """Run the host's sampling loop with our sampler; the counterpart of the stock KSampler."""
     if getattr(samples, "is_nested", False):
         raise ValueError(
@@ -60,11 +60,13 @@ def sample_latent(
         )
     sigmas = comfy.samplers.KSampler(model, steps, model.load_device, scheduler=scheduler, denoise=denoise).sigmas
     noise = comfy.sample.prepare_noise(samples, seed, batch_index)
-    progress = NodeProgress(model)
-    return comfy.sample.sample_custom(
-        model, noise, cfg, make_sampler(constraint, settings, progress.call), sigmas, positive, negative, samples,
+    progress, reports = NodeProgress(model), [Report()]  # without any noise level the sampler is never started
+    sampler = make_sampler(constraint, settings, progress.call, reports.append)
+    out = comfy.sample.sample_custom(
+        model, noise, cfg, sampler, sigmas, positive, negative, samples,
         callback=progress.level, disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
     )  # fmt: skip
+    return out, reports[-1]
 
 
 def scheduler_names() -> list[str]:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
 import comfy.samplers
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -15,6 +17,8 @@ from ...sampler import (
     Denoiser,
     LatentMask,
     NewtonSettings,
+    Recorder,
+    Report,
     WeightedSum,
     mixed_seed,
     sample_constrained,
@@ -48,6 +52,25 @@ def bind_constraint(constraint: ConstraintSpec | None, model_k: Any, x: Tensor, 
     return WeightedSum(()) if mask is None else LatentMask(model_k.latent_image, (mask == 0).to(x))
 
 
+class Evaluations:
+    """Counts what the network evaluates, in pictures: a call under classifier-free guidance is two for each."""
+
+    def __init__(self):
+        self.pictures = 0
+
+    def __call__(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.pictures += len(x)
+        return executor(x, *args, **kwargs)
+
+    def watch(self, model_options: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the options with which every evaluation is counted."""
+        options = comfy.model_patcher.create_model_options_clone(model_options)
+        comfy.patcher_extension.add_wrapper_with_key(
+            comfy.patcher_extension.WrappersMP.APPLY_MODEL, "newton_evaluations", self, options, is_model_options=True
+        )
+        return options
+
+
 class GivenFirst:
     """A host model whose first call is answered with an estimate that is already known."""
 
@@ -71,7 +94,9 @@ def newton_function(
     constraint: ConstraintSpec | None,
     settings: NewtonSettings,
     on_call: Callable[[int, int], None] | None = None,
+    on_report: Callable[[Report], None] | None = None,
     driver: Callable[..., Tensor] | None = None,
+    driver_calls: int = 0,
 ) -> Tensor:
     """`sample_constrained` as a k-diffusion sampler function of the host.
 
@@ -80,17 +105,20 @@ def newton_function(
 
     Args:
         on_call: told the calls done and in all, after each.
+        on_report: given the report of the run at its end.
         driver: sampler function that takes the step from one noise level to the next instead of ours.
+        driver_calls: what it calls the model for beyond the estimate it is given, at each level but a last one of 0.
     """
     check_latent(x.shape)
     refuse_step_caches(extra_args["model_options"])
     bound = bind_constraint(constraint, model_k, x, extra_args["denoise_mask"])
     if bound == WeightedSum(()):
         settings = replace(settings, iterations=0)
+    evaluations = Evaluations()
     base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
-    extra_args = extra_args | {"denoise_mask": None}
+    extra_args = extra_args | {"denoise_mask": None, "model_options": evaluations.watch(extra_args["model_options"])}
     delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
-    residuals = []
+    recorder, driven = Recorder(len(levels) - 1, x), driver_calls * sum(sigma > 0 for sigma in levels[1:])
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -106,27 +134,26 @@ def newton_function(
         return driver(GivenFirst(model_k, model, x0), x, sigmas[i : i + 2], extra_args=extra, disable=True)
 
     def level_done(info: dict[str, Any]) -> None:
-        residuals.append(info["residual"].mean())
+        recorder.level(info)
         if callback is not None:
             callback(info)
 
     denoise, advance = Denoiser(model, measured_scales(base.model_sampling)), drive if driver else None
-    with tqdm(total=settings.calls(len(levels) - 1), disable=disable, unit="call") as bar:
-        out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, level_done)
-    log_run(settings, residuals, bar.n)
+    with tqdm(total=settings.calls(len(levels) - 1, driven), disable=disable, unit="call") as bar:
+        out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, driven, level_done)
+    evals = evaluations.pictures // len(x)
+    report = recorder.report(bound, calls=bar.n, network_evals=evals, target=settings.residual_target)
+    log.info("Newton constrained sampling: %s", report.summary())
+    if on_report is not None:
+        on_report(report)
     return out
 
 
-def log_run(settings: NewtonSettings, residuals: list[Tensor], calls: int) -> None:
-    if settings.iterations and residuals:
-        log.info(
-            "Newton constrained sampling: %d levels, %d model calls, residual %.4f at first, %.4f at last",
-            len(residuals), calls, residuals[0], residuals[-1],
-        )  # fmt: skip
-
-
 def make_sampler(
-    constraint: ConstraintSpec | None, settings: NewtonSettings, on_call: Callable[[int, int], None] | None = None
+    constraint: ConstraintSpec | None,
+    settings: NewtonSettings,
+    on_call: Callable[[int, int], None] | None = None,
+    on_report: Callable[[Report], None] | None = None,
 ) -> comfy.samplers.KSAMPLER:
-    options = {"constraint": constraint, "settings": settings, "on_call": on_call}
+    options = {"constraint": constraint, "settings": settings, "on_call": on_call, "on_report": on_report}
     return comfy.samplers.KSAMPLER(newton_function, options)

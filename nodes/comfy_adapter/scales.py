@@ -1,6 +1,7 @@
 """The scales of a model's noisy input."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from ...sampler import Scales
 def measured_scales(model_sampling: Any) -> Callable[[float], Scales]:
     """alpha and s of any model family, read off the host's linear `noise_scaling`."""
 
+    @cache
     def scales(sigma: float) -> Scales:
         # Fresh tensors each time: some families write into them.
         level = torch.tensor(sigma)
