@@ -2,11 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .back_project import BackProjectPixels
 from .combine import CombineConstraints
 from .constrain_model import ConstrainModel
 from .latent_mask import LatentMaskConstraint
 from .newton_sampler import NewtonConstrainedSampler, NewtonSampler
-from .pixel_sr import BackProjectPixels, PixelSRConstraint
+from .pixel_operator import PixelOperatorConstraint
+from .pixel_sr import PixelSRConstraint
+from .pixel_target import PixelTargetConstraint
 from .report import ConstraintReport
 from .settings import NewtonSettingsNode
 from .words import WordConditioning
@@ -18,6 +21,8 @@ NODES = [
     NewtonSettingsNode,
     LatentMaskConstraint,
     PixelSRConstraint,
+    PixelOperatorConstraint,
+    PixelTargetConstraint,
     BackProjectPixels,
     CombineConstraints,
     ConstraintReport,

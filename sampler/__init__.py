@@ -3,30 +3,46 @@
 from .constraint import Constraint, Term, WeightedSum
 from .denoiser import Denoiser, Scales
 from .newton import PRESETS, NewtonSettings, newton_steps
+from .operators.blur import Blur, gaussian_kernel, motion_kernel
+from .operators.colour import ChannelMix, grey
 from .operators.mask import LatentMask, known_weights
+from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
-from .pixel import PixelConstraint
+from .pixel import EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project
 from .renoise import mixed_seed
 from .report import WHY, Recorder, Report
 from .sample import sample_constrained
+from .tiles import tiled
 
 __all__ = [
     "FILTERS",
     "PRESETS",
     "WHY",
+    "Blur",
+    "ChannelMix",
     "Constraint",
     "Denoiser",
+    "EncoderDifference",
     "LatentMask",
+    "Measured",
+    "Measurement",
     "NewtonSettings",
     "PixelConstraint",
+    "PixelMask",
     "Recorder",
     "Report",
     "Resample",
     "Scales",
+    "Target",
     "Term",
     "WeightedSum",
+    "back_project",
+    "gaussian_kernel",
+    "grey",
     "known_weights",
     "mixed_seed",
+    "motion_kernel",
     "newton_steps",
     "sample_constrained",
+    "tiled",
 ]

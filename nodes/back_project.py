@@ -1,0 +1,63 @@
+"""A closing projection onto a pixel constraint."""
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sampler import Measurement, back_project
+from .pixel_spec import PixelSpec, rgb_picture
+from .sockets import CATEGORY, Constraint
+
+
+def levels_off(measurement: Measurement, picture: Tensor) -> tuple[float, float]:
+    """Mean and largest |A I - y| in 8-bit levels."""
+    off = 255 * measurement.misfit(picture).abs()
+    return off.mean().item(), off.max().item()
+
+
+class BackProjectPixels(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NewtonBackProjectPixels",
+            display_name="Back-Project Pixels",
+            category=CATEGORY,
+            description="Changes a picture as little as possible so that it satisfies a pixel constraint: repeats "
+            "I + A+ (y - A I) and the limits of black and white.",
+            inputs=[
+                io.Image.Input("image", tooltip="The finished picture, from VAE Decode."),
+                Constraint.Input("constraint", tooltip="A pixel constraint, such as from Pixel SR Constraint."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="IMAGE", tooltip="The picture that satisfies the constraint."),
+                io.String.Output(
+                    display_name="report", tooltip="Mean and largest deviation in 8-bit levels, before and after."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: Tensor, constraint: Any) -> io.NodeOutput:
+        if not isinstance(constraint, PixelSpec):
+            raise ValueError(
+                "constraint: this node needs a pixel constraint, such as from Pixel SR Constraint; for a latent mask "
+                "use ImageCompositeMasked."
+            )
+        if constraint.size not in (None, tuple(image.shape[1:3])):
+            raise ValueError(
+                f"image: its size is {image.shape[2]}x{image.shape[1]}, but the constraint is for "
+                f"{constraint.size[1]}x{constraint.size[0]}."
+            )
+        if constraint.pictures not in (1, image.shape[0]):
+            raise ValueError(
+                f"image: there are {image.shape[0]} pictures, but the constraint is for {constraint.pictures}."
+            )
+        given = rgb_picture(image)
+        projected = back_project(constraint.measurement, given, constraint.noise)
+        saved = (255 * projected).round() / 255
+        rows = [("before", given), ("projected", projected), ("as 8-bit picture", saved)]
+        text = "\n".join(
+            "{}: mean {:.2f}, max {:.2f} levels".format(n, *levels_off(constraint.measurement, p)) for n, p in rows
+        )
+        return io.NodeOutput(projected.movedim(1, -1), text)

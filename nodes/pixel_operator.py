@@ -1,0 +1,155 @@
+"""Measurements of a picture other than a smaller one: blurs, grey, single pixels, mixed channels, JPEG."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sampler import Blur, ChannelMix, Measured, PixelMask, gaussian_kernel, grey, motion_kernel
+from .comfy_adapter import start_latent
+from .fill import extend_fill
+from .latent_mask import fit_mask
+from .pixel_spec import DIRECTIONS, PixelSpec, check_ratio, rgb_picture, way_inputs
+from .sockets import CATEGORY, Constraint
+from .targets import Jpeg
+
+OPERATORS = ("gaussian blur", "motion blur", "kernel", "grey", "pixel mask", "channel mix", "jpeg")
+
+
+class PixelOperatorConstraint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PixelOperatorConstraint",
+            display_name="Pixel Operator Constraint",
+            category=CATEGORY,
+            description="The finished picture, measured, is the given one: deblurring, colourisation, single known "
+            "pixels, mixed channels, JPEG. End with Back-Project Pixels for exact consistency.",
+            inputs=[
+                io.Image.Input("image", tooltip="The picture as measured: blurred, grey, compressed, …"),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model; 'forward only' needs its encoder."),
+                io.Combo.Input(
+                    "operator",
+                    options=list(OPERATORS),
+                    default=OPERATORS[0],
+                    tooltip="What was done to the picture. pixel mask: pixels were lost (see mask). channel mix: only "
+                    "mixtures of its channels are kept (see matrix).",
+                ),
+                io.Float.Input(
+                    "radius", default=2.0, min=0.1, max=100.0, step=0.1,
+                    tooltip="gaussian blur: its standard deviation in pixels.",
+                ),
+                io.Float.Input(
+                    "length", default=15.0, min=1.5, max=500.0, step=0.5, tooltip="motion blur: length in pixels."
+                ),
+                io.Float.Input(
+                    "angle", default=0.0, min=-180.0, max=180.0, step=1.0,
+                    tooltip="motion blur: degrees anticlockwise from the horizontal.",
+                ),
+                io.Int.Input("quality", default=20, min=1, max=95, tooltip="jpeg: quality it was saved with."),
+                io.String.Input(
+                    "matrix", default="0.5 0.5 0; 0 0 1",
+                    tooltip="channel mix: a row of three weights (red, green, blue) for every mixture that is kept, "
+                    "rows separated by semicolons.",
+                ),
+                io.Float.Input(
+                    "noise", default=0.0, min=0.0, max=1.0, step=0.005,
+                    tooltip="Standard deviation of the noise in the picture, 1 = white. What is below it is not "
+                    "followed, so that noise is not drawn as detail.",
+                ),
+                io.Image.Input(
+                    "kernel", optional=True,
+                    tooltip="kernel: the blur of one point as a small picture of odd height and width.",
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="pixel mask: 1 (white) = unknown, 0 = known."),
+                *way_inputs(),
+            ],
+            outputs=[
+                Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
+                io.Latent.Output(display_name="LATENT", tooltip="Latent of the right size to start from."),
+                io.Image.Output(display_name="start", tooltip="The picture that LATENT encodes."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        image: Tensor,
+        vae: Any,
+        operator: str,
+        radius: float,
+        length: float,
+        angle: float,
+        quality: int,
+        matrix: str,
+        noise: float,
+        kernel: Tensor | None = None,
+        mask: Tensor | None = None,
+        direction: str = DIRECTIONS[0],
+        tile: int = 0,
+    ) -> io.NodeOutput:
+        picture = rgb_picture(image)
+        size = tuple(picture.shape[-2:])
+        check_ratio("image", *size, vae)
+        measure: dict[str, Callable[[], tuple[Measured, Tensor]]] = {
+            "gaussian blur": lambda: blurred(Blur(gaussian_kernel(radius)), picture),
+            "motion blur": lambda: blurred(Blur(motion_kernel(length, angle)), picture),
+            "kernel": lambda: blurred(Blur(kernel_weights(kernel)), picture),
+            "grey": lambda: mixed(grey(), picture),
+            "pixel mask": lambda: masked(picture, mask),
+            "channel mix": lambda: mixed(ChannelMix(mix_matrix(matrix)), picture),
+            "jpeg": lambda: (Measured(Jpeg(quality), picture), picture),
+        }
+        measured, start = measure[operator]()
+        start = start.movedim(1, -1)
+        samples = start_latent(vae, start, needs_encoder=direction == "forward only")
+        spec = PixelSpec(measured, vae, size, start.shape[0], noise, direction, tile)
+        return io.NodeOutput(spec, {"samples": samples}, start)
+
+
+def blurred(blur: Blur, photograph: Tensor) -> tuple[Measured, Tensor]:
+    return Measured(blur, blur.measured(photograph)), photograph
+
+
+def mixed(mix: ChannelMix, picture: Tensor) -> tuple[Measured, Tensor]:
+    y = mix.A(picture)
+    flat = y.expand(-1, 3, -1, -1) if y.shape[1] == 1 else mix.pinv(y).clamp(0, 1)
+    return Measured(mix, y), flat
+
+
+def masked(picture: Tensor, mask: Tensor | None) -> tuple[Measured, Tensor]:
+    if mask is None:
+        raise ValueError("mask: nothing is connected, but the operator 'pixel mask' needs it: 1 (white) = unknown.")
+    image = picture.movedim(1, -1)
+    mask = fit_mask(mask, image)
+    pictures = max(len(image), len(mask))
+    image, mask = image.expand(pictures, -1, -1, -1), mask.expand(pictures, -1, -1)
+    known = PixelMask((mask == 0).float().unsqueeze(1))
+    return Measured(known, known.A(image.movedim(-1, 1))), extend_fill(image, mask).movedim(-1, 1)
+
+
+def kernel_weights(kernel: Tensor | None) -> Tensor:
+    """(n, m) from a picture (1, n, m, C) of the blurred point."""
+    if kernel is None:
+        raise ValueError(
+            "kernel: nothing is connected, but the operator 'kernel' needs a picture of the blurred point."
+        )
+    if kernel.shape[0] != 1:
+        raise ValueError(f"kernel: there are {kernel.shape[0]} pictures; give one.")
+    return kernel[0, ..., :3].mean(-1)
+
+
+def mix_matrix(text: str) -> Tensor:
+    """(c, 3) from rows separated by semicolons."""
+    try:
+        rows = [[float(v) for v in row.replace(",", " ").split()] for row in text.split(";") if row.strip()]
+    except ValueError:
+        rows = []
+    if not rows or any(len(row) != 3 for row in rows):
+        raise ValueError(
+            f"matrix: {text!r} is not rows of three numbers; write for example '0.5 0.5 0; 0 0 1', one row for every "
+            "mixture of red, green and blue that is kept."
+        )
+    return torch.tensor(rows, dtype=torch.float64)

@@ -1,0 +1,121 @@
+"""A measurement of the finished picture, as it travels over the CONSTRAINT socket."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sampler import EncoderDifference, Measurement, PixelConstraint
+from .comfy_adapter import PixelCodec
+from .constraint_spec import LatentSpace
+
+DIRECTIONS = ("forward only", "decoder gradient")
+
+
+@dataclass(frozen=True)
+class PixelSpec:
+    """What the finished picture must satisfy, and how the way there is found.
+
+    Attributes:
+        measurement: on pictures (B, 3, H, W) in [0, 1].
+        vae: of the model.
+        size: (H, W) of the finished picture; None = any.
+        pictures: how many pictures are measured; 1 = one for the whole batch.
+        noise: sigma_y, in units of the picture.
+        direction: one of `DIRECTIONS`.
+        tile: side of the VAE's tiles in pixels; 0 = the whole picture at once.
+    """
+
+    measurement: Measurement
+    vae: Any
+    size: tuple[int, int] | None = None
+    pictures: int = 1
+    noise: float = 0.0
+    direction: str = DIRECTIONS[0]
+    tile: int = 0
+
+    def bind(self, space: LatentSpace) -> PixelConstraint:
+        self.check_latent(space)
+        codec = PixelCodec(self.vae, space, self.tile)
+        if self.direction == "decoder gradient":
+            lift, pull = self.measurement.descent, codec.pull_back
+        else:
+            lift = self.measurement.correction
+            pull = EncoderDifference(codec.decode, codec.encode, codec.step)
+        return PixelConstraint(self.measurement.misfit, lift, pull, self.noise)
+
+    def check_latent(self, space: LatentSpace) -> None:
+        ratio = self.vae.spacial_compression_encode()
+        found = tuple(space.shape[-2:])
+        expected = found if self.size is None else (self.size[0] // ratio, self.size[1] // ratio)
+        if found != expected or len(space.shape) != 4:
+            wanted = (
+                "pictures"
+                if self.size is None
+                else (f"pictures of {self.size[1]}x{self.size[0]}, a latent of {expected[1]}x{expected[0]}")
+            )
+            raise ValueError(
+                f"constraint: it is for {wanted}, but the one being sampled is "
+                f"{'x'.join(map(str, reversed(space.shape[2:])))}. Use the LATENT output of the same constraint node, "
+                "and the VAE that belongs to the model."
+            )
+        if space.shape[1] != self.vae.latent_channels:
+            raise ValueError(
+                f"vae: its latents have {self.vae.latent_channels} channels, but the one being sampled has "
+                f"{space.shape[1]}. Use the VAE that belongs to the model."
+            )
+        if self.pictures not in (1, space.shape[0]):
+            raise ValueError(
+                f"constraint: it holds {self.pictures} pictures, but the batch has {space.shape[0]} latents. Give "
+                "one for all of them or as many as there are latents."
+            )
+
+
+def rgb_picture(image: Tensor) -> Tensor:
+    """BHWC in [0, 1] to BCHW; a ValueError for anything but three finite channels."""
+    channels = image.shape[-1]
+    if channels == 4:
+        raise ValueError(
+            "image: it has an alpha channel, and what lies under transparent pixels is not part of the picture. Put it "
+            "on a background first: SplitImageWithAlpha, then ImageCompositeMasked."
+        )
+    if channels != 3:
+        raise ValueError(f"image: it has {channels} channel(s), but the VAE needs three (RGB). Convert it first.")
+    if not image.isfinite().all():
+        raise ValueError("image: it contains NaN or infinite values. Look at the node that makes it.")
+    return image.movedim(-1, 1).float()
+
+
+def check_ratio(name: str, height: int, width: int, vae: Any) -> None:
+    ratio = vae.spacial_compression_encode()
+    if height % ratio or width % ratio:
+        raise ValueError(
+            f"{name}: the picture would be {width}x{height}, which is not a multiple of {ratio}, the VAE's ratio. "
+            f"Choose another, or crop the picture given; near it is "
+            f"{max(1, round(width / ratio)) * ratio}x{max(1, round(height / ratio)) * ratio}."
+        )
+
+
+def way_inputs() -> list[io.Input]:
+    """The widgets that every pixel constraint ends with."""
+    return [
+        io.Combo.Input(
+            "direction",
+            options=list(DIRECTIONS),
+            default=DIRECTIONS[0],
+            optional=True,
+            tooltip="How an error in pixels becomes one in the latent. forward only: a difference of two encodings; no "
+            "gradient, least memory. decoder gradient: as published, backpropagates through the VAE's decoder.",
+        ),
+        io.Int.Input(
+            "tile",
+            default=0,
+            min=0,
+            max=8192,
+            step=64,
+            optional=True,
+            tooltip="Side of the tiles, in pixels, in which the VAE sees the picture; 0 = all of it at once. For large "
+            "pictures, 512 for example.",
+        ),
+    ]

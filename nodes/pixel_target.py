@@ -1,0 +1,78 @@
+"""Pictures that are what a function makes of them: pixel art, few colours, or anything Python can say."""
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sampler import Target
+from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
+from .sockets import CATEGORY, Constraint, TargetFunction
+from .targets import ImageMap, as_picture_map, distinct_colours, pixel_art, posterise
+
+TARGETS = ("pixel art", "posterise", "function")
+
+
+class PixelTargetConstraint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PixelTargetConstraint",
+            display_name="Pixel Target Constraint",
+            category=CATEGORY,
+            description="The finished picture is what a function makes of it: pixel art, few levels, or a function of "
+            "your own. It needs no gradient.",
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model; 'forward only' needs its encoder."),
+                io.Combo.Input(
+                    "target",
+                    options=list(TARGETS),
+                    default=TARGETS[0],
+                    tooltip="pixel art: square cells in few colours. posterise: few levels a channel. function: the "
+                    "one connected to the input of that name.",
+                ),
+                io.Int.Input("cell", default=8, min=1, max=256, tooltip="pixel art: side of a cell in pixels."),
+                io.Int.Input(
+                    "colours",
+                    default=16,
+                    min=2,
+                    max=256,
+                    tooltip="pixel art: how many colours, chosen for each picture. posterise: levels a channel.",
+                ),
+                io.Image.Input(
+                    "palette", optional=True, tooltip="pixel art: the colours to use, those of this picture."
+                ),
+                TargetFunction.Input(
+                    "function",
+                    optional=True,
+                    tooltip="From a node of your own: a Python function from IMAGE to IMAGE, (batch, height, width, 3) "
+                    "in [0, 1], that returns what the picture should be.",
+                ),
+                *way_inputs(),
+            ],
+            outputs=[Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        vae: Any,
+        target: str,
+        cell: int,
+        colours: int,
+        palette: Tensor | None = None,
+        function: ImageMap | None = None,
+        direction: str = DIRECTIONS[0],
+        tile: int = 0,
+    ) -> io.NodeOutput:
+        if target == "function" and function is None:
+            raise ValueError(
+                "function: nothing is connected; connect a node that gives a NEWTON_TARGET, or choose another target."
+            )
+        colour_list = None if palette is None else distinct_colours(palette)
+        functions = {
+            "pixel art": lambda image: pixel_art(image, cell, colours, colour_list),
+            "posterise": lambda image: posterise(image, colours),
+            "function": function,
+        }
+        return io.NodeOutput(PixelSpec(Target(as_picture_map(functions[target])), vae, direction=direction, tile=tile))

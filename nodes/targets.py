@@ -1,0 +1,106 @@
+"""Pictures named by what no gradient passes through: JPEG compression, few levels, few colours."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+# IMAGE to IMAGE, (B, H, W, 3) in [0, 1]: what travels over the TARGET socket.
+ImageMap = Callable[[Tensor], Tensor]
+
+
+def to_pillow(picture: Tensor) -> Image.Image:
+    """One HWC picture."""
+    return Image.fromarray((255 * picture.clamp(0, 1)).round().byte().cpu().numpy(), "RGB")
+
+
+def from_pillow(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
+
+
+def each_picture(image: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    return torch.stack([from_pillow(change(to_pillow(picture))) for picture in image]).to(image)
+
+
+def jpeg(image: Tensor, quality: int) -> Tensor:
+    """Pillow's JPEG and back, colour halved in both directions as it does by default."""
+
+    def change(picture: Image.Image) -> Image.Image:
+        with io.BytesIO() as file:
+            picture.save(file, "JPEG", quality=quality)
+            return Image.open(file).convert("RGB")
+
+    return each_picture(image, change)
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """JPEG as a measurement; compressing twice changes little, so the identity serves as adjoint and pseudo-inverse.
+
+    As in Kawar, Song, Ermon, Elad, "JPEG artifact correction using denoising diffusion restoration models".
+    """
+
+    quality: int
+
+    def A(self, picture: Tensor) -> Tensor:
+        return as_picture_map(lambda image: jpeg(image, self.quality))(picture)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return y
+
+
+def posterise(image: Tensor, levels: int) -> Tensor:
+    """Every channel to its nearest of `levels` >= 2 even steps from 0 to 1."""
+    return (image * (levels - 1)).round() / (levels - 1)
+
+
+def pixel_art(image: Tensor, cell: int, colours: int, palette: Tensor | None) -> Tensor:
+    """Square cells of one colour each, out of few.
+
+    Args:
+        cell: side of a cell in pixels; height and width must be multiples of it.
+        colours: how many, 2 to 256; the picture's own, by Pillow's median cut.
+        palette: (n, 3) in [0, 1], colours to use instead.
+    """
+    small = F.avg_pool2d(image.movedim(-1, 1), cell).movedim(1, -1)  # BHWC -> BCHW and back
+    if palette is None:
+        small = each_picture(small, lambda picture: picture.quantize(colours))
+    else:
+        nearest = torch.cdist(small.reshape(-1, 3), palette.to(small)).argmin(1)
+        small = palette.to(small)[nearest].reshape(small.shape)
+    return small.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+
+
+def distinct_colours(image: Tensor) -> Tensor:
+    """The colours of a palette picture (B, H, W, 3), (n, 3), at most 256 of them."""
+    colours = (255 * image[..., :3].clamp(0, 1)).round().reshape(-1, 3).unique(dim=0) / 255
+    if not 2 <= len(colours) <= 256:
+        raise ValueError(
+            f"palette: the picture has {len(colours)} colours; give one of 2 to 256, without soft edges or JPEG."
+        )
+    return colours
+
+
+def as_picture_map(target: ImageMap) -> Callable[[Tensor], Tensor]:
+    """From IMAGE to IMAGE, to (B, 3, H, W) to (B, 3, H, W) as constraints see pictures; checks what comes back."""
+
+    def picture_map(picture: Tensor) -> Tensor:
+        image = picture.clamp(0, 1).movedim(1, -1)  # BCHW -> BHWC
+        out = target(image)
+        if not isinstance(out, Tensor) or out.shape != image.shape:
+            found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(
+                f"function: it returned {found} for an IMAGE of shape {tuple(image.shape)}; return an IMAGE of the "
+                "same shape."
+            )
+        return out.movedim(-1, 1).to(picture)
+
+    return picture_map
