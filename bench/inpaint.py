@@ -8,23 +8,48 @@ of your own. All measures are taken after pasting the known pixels back, except 
 """
 
 import argparse
-import datetime
-import platform
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import report
-import torch
 from masks import ALL_MASKS, bench_mask
 from methods import Entry, entries
-from metrics import composite, energy_distance, energy_score, mean_pairwise, mse, psnr, seam, sharpness
+from metrics import composite, feature_measures, mse, psnr, seam, sharpness
 from targets import Target, open_target
 from tqdm import tqdm
 
 BATCH = 32
 HIGHEST_PSNR = 100.0
+LAYOUT = report.Layout(
+    name="inpaint",
+    columns=(
+        ("calls", 0, "calls"),
+        ("backward_calls", 0, "backward"),
+        ("known_psnr", 1, "known PSNR, dB"),
+        ("hidden_pixel_mse", 4, "hidden MSE"),
+        ("hidden_feature_distance", 2, "hidden feature distance"),
+        ("energy_score", 2, "energy score"),
+        ("distribution_distance", 2, "distribution distance"),
+        ("sharpness", 2, "sharpness"),
+        ("diversity", 2, "diversity"),
+        ("seam", 4, "seam"),
+        ("seam_truth", 4, "seam of the truth"),
+    ),
+    reading="Means over pictures and masks ± standard deviation over seeds; sharpness is a median. The energy score is "
+    "proper: it is lowest for draws from the true conditional distribution. The feature distance to the one truth "
+    "alone also falls with diversity. The distribution distance compares pasted pictures, which share their known "
+    "parts with the truths: below zero even for perfect draws, so only its order counts.",
+    plotted=(
+        ("hidden_feature_distance", "hidden feature distance to the truth"),
+        ("energy_score", "energy score (proper; lower is better)"),
+        ("seam_error", "|seam - seam of the truth|"),
+        ("diversity", "diversity over seeds"),
+    ),
+    baseline="replacement_equal_calls",
+    compared=("hidden_feature_distance", "energy_score", "seam_error", "hidden_pixel_mse", "diversity"),
+)
 
 
 class Cases:
@@ -54,30 +79,21 @@ def run_entry(target: Target, entry: Entry, levels: int, cases: Cases, bar: tqdm
 
 @np.errstate(divide="ignore")
 def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
-    """One row of measures per case; those over seeds and over the set are the same in all rows they belong to."""
+    """One row of measures per case."""
     truth, hidden = cases.truth, cases.hidden
     pasted = np.stack([composite(t, p, h) for t, p, h in zip(truth, pictures, hidden, strict=True)])
-    features = target.features(pasted)
-    rows = []
-    for k, (mask, image, seed) in enumerate(cases.index):
-        f = features[k - seed : k - seed + cases.seeds]
-        rows.append({
+    felt = feature_measures(target.features(pasted), cases.truth_features, cases.index, cases.seeds)
+    return [
+        {
             "mask": mask, "image": cases.names[image], "seed": seed, "split": cases.split,
             "known_psnr": min(HIGHEST_PSNR, psnr(pictures[k], truth[k], ~hidden[k])),
             "hidden_pixel_mse": mse(pasted[k], truth[k], hidden[k]),
-            "hidden_feature_distance": float(np.linalg.norm(features[k] - cases.truth_features[image])),
             "seam": seam(pasted[k], hidden[k]), "seam_truth": seam(truth[k], hidden[k]),
             "sharpness": sharpness(pasted[k], truth[k], hidden[k]),
-            "diversity": mean_pairwise(f),
-            "energy_score": energy_score(f, cases.truth_features[image]),
-        })  # fmt: skip
-    per_mask = len(cases.index) // len(cases.masks)
-    for m, mask in enumerate(cases.masks):
-        distance = energy_distance(features[m * per_mask : (m + 1) * per_mask], cases.truth_features)
-        for row in rows:
-            if row["mask"] == mask:
-                row["distribution_distance"] = distance
-    return rows
+            **felt[k],
+        }
+        for k, (mask, image, seed) in enumerate(cases.index)
+    ]  # fmt: skip
 
 
 def levels_of(entry: Entry, levels: int) -> int:
@@ -97,6 +113,20 @@ def run_all(target: Target, cases: Cases, chosen: list[Entry], levels: int) -> t
             cost = {"levels": n, "calls": calls, "backward_calls": entry.backward_per_level * n, "seconds": seconds}
             rows += [head | row | cost for row in measure(target, cases, made)]
     return rows, pictures
+
+
+def write_sheets(out: Path, cases: Cases, pictures: dict[str, np.ndarray], shown: int = 6) -> None:
+    """A sheet per mask: the first pictures at the first seed."""
+    for mask in cases.masks:
+        rows = []
+        for k, (m, image, seed) in enumerate(cases.index):
+            if m != mask or seed or image >= shown:
+                continue
+            truth, hidden = cases.truth[k], cases.hidden[k]
+            made = [composite(truth, p[k], hidden) for p in pictures.values()]
+            line = [report.to_bytes(p) for p in (truth, np.where(hidden[..., None], 0.5, truth), *made)]
+            rows.append((cases.names[image].replace("_", " "), line, [""] * len(line)))
+        report.draw_sheet(f"mask: {mask}", ["truth", "input", *pictures], rows).save(out / f"sheet_{mask}.png")
 
 
 def parse() -> argparse.Namespace:
@@ -122,17 +152,8 @@ def main() -> None:
     chosen = [e for e in entries(opts.levels) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
     rows, pictures = run_all(target, cases, chosen, opts.levels)
-    versions = {"torch": torch.__version__, "python": platform.python_version(), **target.notes}
-    head = {
-        "versions": versions,
-        "command": f"dev.py bench inpaint --model {Path(opts.model).name} --images {opts.images} --seeds {opts.seeds} "
-        f"--split {opts.split} --levels {opts.levels} --masks {' '.join(opts.masks)}"
-        + (f" --only {' '.join(opts.only)}" if opts.only else ""),
-        "date": datetime.date.today().isoformat(),
-    }
-    opts.out.mkdir(parents=True, exist_ok=True)
-    report.write(opts.out, head, rows)
-    report.write_sheets(opts.out, cases, pictures)
+    report.write(opts.out, LAYOUT, report.heading("inpaint", opts, target.notes), rows)
+    write_sheets(opts.out, cases, pictures)
 
 
 if __name__ == "__main__":

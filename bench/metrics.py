@@ -65,6 +65,27 @@ def energy_score(samples: np.ndarray, truth: np.ndarray) -> float:
     return float(distances(samples, truth[None]).mean()) - mean_pairwise(samples) / 2
 
 
+def feature_measures(features: np.ndarray, truths: np.ndarray, index: list[tuple], seeds: int) -> list[dict]:
+    """One dict per case of measures in feature space; those over seeds and sets are the same in all they belong to.
+
+    Args:
+        features: (N, d) of the pictures made.
+        truths: (images, d).
+        index: (N) of (group, image, seed), seeds running fastest, then images.
+    """
+    rows = []
+    for k, (group, image, seed) in enumerate(index):
+        f = features[k - seed : k - seed + seeds]
+        same = [i for i, case in enumerate(index) if case[0] == group]
+        rows.append({
+            "hidden_feature_distance": float(np.linalg.norm(features[k] - truths[image])),
+            "diversity": mean_pairwise(f),
+            "energy_score": energy_score(f, truths[image]),
+            "distribution_distance": energy_distance(features[same], truths),
+        })  # fmt: skip
+    return rows
+
+
 def paired_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """Mean of a - b and half the width of its 95 % interval (Student), over independent cases."""
     d = np.asarray(a, float) - np.asarray(b, float)

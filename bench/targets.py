@@ -113,29 +113,39 @@ class CheckpointTarget:
         with torch.no_grad():
             samples = self.vae.encode(self.fill(torch.from_numpy(truth).float(), mask))
             weights = sampler.known_weights(mask, *samples.shape[-2:])
-        out, calls = self.sample(entry, levels, samples, weights, seeds)
+
+        def run(denoise: Denoiser, x: Tensor, sigmas: list[float], space: Any) -> Tensor:
+            return entry.run(denoise, x, sigmas, space.process_in(samples.to(x)), weights.to(x), seeds[0])
+
+        out, calls = self.sample(run, self.sigmas(levels), torch.zeros_like(samples), seeds)
         with torch.no_grad():
             return self.vae.decode(out).clamp(0, 1).cpu().numpy(), calls
 
-    def sample(self, entry: Entry, levels: int, samples: Tensor, weights: Tensor, seeds: list[int]) -> tuple:
+    def sigmas(self, levels: int) -> Tensor:
+        import comfy.samplers
+
+        return comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "simple", levels)
+
+    def sample(self, run: Callable[..., Tensor], sigmas: Tensor, start: Tensor, seeds: list[int]) -> tuple[Tensor, int]:
+        """Latents that run(denoise, x, sigmas, space) makes of `start` with noise of sigmas[0], and the calls."""
         import comfy.sample
         import comfy.samplers
+        from newton_pack.nodes.constraint_spec import LatentSpace
 
         counted = []
 
         def function(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict, callback: Any, disable: Any) -> Tensor:
             base = model_k.inner_model.inner_model
-            scales = self.adapter.measured_scales(base.model_sampling)
+            scales, to_sigma = self.adapter.measured_scales(base.model_sampling), base.model_sampling.percent_to_sigma
             denoise = Denoiser(lambda x, sigma: model_k(x, sigma, **extra_args), scales)
-            y = base.process_latent_in(samples.to(x))
-            out = entry.run(denoise, x, sigmas.tolist(), y, weights.to(x), seeds[0])
+            space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
+            out = run(denoise, x, sigmas.tolist(), space)
             counted.append(denoise.calls)
             return out.detach()
 
-        sigmas = comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "simple", levels)
         out = comfy.sample.sample_custom(
-            self.model, start_noise(samples.shape[1:], seeds), 1.0, comfy.samplers.KSAMPLER(function), sigmas,
-            self.prompt, self.prompt, torch.zeros_like(samples), disable_pbar=True, seed=seeds[0],
+            self.model, start_noise(start.shape[1:], seeds), 1.0, comfy.samplers.KSAMPLER(function), sigmas,
+            self.prompt, self.prompt, start, disable_pbar=True, seed=seeds[0],
         )  # fmt: skip
         return out, counted[0]
 

@@ -1,0 +1,123 @@
+"""The rivals in super-resolution, each over the same Denoiser (see methods.py) and a constraint on pictures."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from methods import Chain
+from pack import sampler
+from torch import Tensor
+
+NewtonSettings = sampler.NewtonSettings
+PUBLISHED = NewtonSettings(iterations=10, rate_first=0.1, rate_last=0.1, delta=0.005, eta=None, carry=False)
+# The reconstructed variant without gradients takes larger steps; its guidance means nothing without a prompt.
+PUBLISHED_VAE = NewtonSettings(iterations=10, delta=0.005, eta=None, carry=False)
+
+
+@dataclass(frozen=True)
+class DecoderGradient:
+    """e = -grad of ||y - A Dec(x0)|| by x0, by backpropagation through the decoder (section 3.3).
+
+    Attributes:
+        operator, y: A, and (B, 3, h, w) in [0, 1].
+        decode: x0 to pictures (B, 3, H, W), without clamping.
+    """
+
+    operator: sampler.Resample
+    y: Tensor
+    decode: Callable[[Tensor], Tensor]
+
+    def error(self, x0: Tensor, sigma: float) -> Tensor:
+        with torch.enable_grad():
+            x0 = x0.detach().requires_grad_()
+            energy = (self.y - self.operator.A(self.decode(x0))).flatten(1).norm(dim=1).sum()
+            return -torch.autograd.grad(energy, x0)[0]
+
+
+def newton(denoise, x, sigmas, constraint: sampler.Constraint, seed, settings: NewtonSettings) -> Tensor:
+    """The sampler of the pack."""
+    return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta or 0.005, seed)
+
+
+@torch.no_grad()
+def free(denoise, x, sigmas, constraint, seed) -> Tensor:
+    """Plain sampling, as the stock euler_ancestral does it."""
+    chain = Chain(denoise, x, seed)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        x = chain.step(x, denoise(x, sigma), sigma, sigma_next)
+    return x
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the comparison.
+
+    Attributes:
+        method, preset: as in the rows.
+        run: (denoise, x, sigmas, constraint, seed) to x0; None: the picture is only enlarged.
+        levels: noise levels.
+        backward_per_level: decoder backward passes; 0 = the error direction needs none.
+        strength: where to start: 1 = noise alone, below: the enlarged picture with noise, as the host's `denoise`.
+        closed: whether the closing back-projection follows.
+    """
+
+    method: str
+    preset: str
+    run: Callable[..., Tensor] | None
+    levels: int = 0
+    backward_per_level: int = 0
+    strength: float = 1.0
+    closed: bool = True
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}/{self.preset}" if self.preset else self.method
+
+
+def entries() -> list[Entry]:
+    """Everything that is compared."""
+    fast = sampler.PRESETS["fast"]
+    return [
+        Entry("bicubic", "", None, closed=False),
+        Entry("backprojection", "", None),
+        Entry("img2img", "", free, 40, strength=0.5),
+        Entry("published", "gradient", partial(newton, settings=PUBLISHED), 20, 10),
+        Entry("published", "vae", partial(newton, settings=PUBLISHED_VAE), 20),
+        Entry("ours", "gradient", partial(newton, settings=fast), 20, 1),
+        Entry("ours", "fast", partial(newton, settings=fast), 20),
+    ]
+
+
+def enlarge(target: Any, entry: Entry, operator: sampler.Resample, y: Tensor, seeds: list[int]) -> tuple[Tensor, int]:
+    """Pictures (B, 3, H, W) before any closing projection, and the calls."""
+    size = (operator.rows.shape[1], operator.columns.shape[1])
+    upscaled = F.interpolate(y, size, mode="bicubic").clamp(0, 1)
+    if entry.run is None:
+        return upscaled, 0
+    vae = target.vae
+    with torch.no_grad():
+        start = vae.encode(upscaled.movedim(1, -1))
+
+    def run(denoise, x, sigmas, space) -> Tensor:
+        if entry.backward_per_level:
+            decoder = vae.first_stage_model.requires_grad_(False)
+            constraint = DecoderGradient(operator, y, lambda x0: (decoder.decode(space.process_out(x0)) + 1) / 2)
+        else:
+            constraint = sampler.PixelConstraint(operator, y, *target.adapter.pixel_codec(vae, space))
+        return entry.run(denoise, x, sigmas, constraint, seeds[0])
+
+    sigmas = target.sigmas(int(entry.levels / entry.strength))[-entry.levels - 1 :]
+    out, calls = target.sample(run, sigmas, start if entry.strength < 1 else torch.zeros_like(start), seeds)
+    with torch.no_grad():
+        return vae.decode(out).clamp(0, 1).movedim(-1, 1), calls
+
+
+def project(target: Any, operator: sampler.Resample, y: Tensor, picture: Tensor) -> Tensor:
+    """The pack's closing back-projection."""
+    from newton_pack.nodes.pixel_sr import PixelSpec, back_project
+
+    return back_project(PixelSpec(operator, y, tuple(picture.shape[-2:]), 0.0, target.vae), picture)
