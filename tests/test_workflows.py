@@ -100,16 +100,17 @@ def test_nothing_overlaps(name):
             assert x + width < x2 or x2 + width2 < x or y + height < y2 - 30 or y2 + height2 < y - 30
 
 
-def test_sd15_lacks_nothing_but_its_checkpoint(host):
+@pytest.mark.parametrize("name", ["inpaint_sd15", "superres_sd15_x8"])
+def test_sd15_lacks_nothing_but_its_checkpoint(host, name):
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(host.base / "input" / "example.png")
-    graph = read(API, "inpaint_sd15")
+    graph = read(API, name)
     checkpoint = graph["1"]["inputs"]["ckpt_name"]
     valid, _, _, errors = host.loop.run_until_complete(host.execution.validate_prompt("id", graph, None))
     found = [(number, e["type"]) for number, what in errors.items() for e in what["errors"]]
     assert not valid and found == [("1", "value_not_in_list")]
-    (loader,) = (n for n in ui_nodes("inpaint_sd15") if n["type"] == "CheckpointLoaderSimple")
+    (loader,) = (n for n in ui_nodes(name) if n["type"] == "CheckpointLoaderSimple")
     (model,) = loader["properties"]["models"]
     assert model["name"] == checkpoint and model["url"].endswith(f"/{checkpoint}")
     assert model["directory"] == "checkpoints"
@@ -131,19 +132,30 @@ def test_sd15_scales_picture_and_mask_together(host):
     assert (mask[..., :250] == 0).all() and (mask[..., 262:] == 1).all()
 
 
-@pytest.mark.parametrize("name", ["inpaint_demo", "outpaint_demo"])
-def test_known_pixels_are_untouched(host, name):
+def result_of(host, graph, given):
+    """The given and the saved picture of a demo graph at two steps."""
     import numpy as np
     from PIL import Image
 
-    shutil.copy(ROOT / "demo" / "images" / "ncs_half.png", host.base / "input")
-    graph = read(API, name)
+    shutil.copy(ROOT / "demo" / "images" / given, host.base / "input")
     graph["6"]["inputs"]["steps"] = 2
-    graph["13"]["inputs"]["filename_prefix"] = f"untouched_{name}"
+    prefix = graph["13"]["inputs"]["filename_prefix"] = f"two_steps_{len(list((host.base / 'output').iterdir()))}"
     host.run(graph)
-    given = np.asarray(Image.open(ROOT / "demo" / "images" / "ncs_half.png"))
-    (file,) = (host.base / "output").glob(f"untouched_{name}*.png")
-    made = np.asarray(Image.open(file))
+    (file,) = (host.base / "output").glob(f"{prefix}_*.png")
+    return (np.asarray(Image.open(p)).astype(float) for p in (ROOT / "demo" / "images" / given, file))
+
+
+def test_the_enlarged_picture_shrinks_to_the_given_one(host):
+    given, made = result_of(host, read(API, "superres_demo"), "ncs_small.png")
+    assert made.shape == (128, 128, 3)
+    off = abs(made.reshape(32, 4, 32, 4, 3).mean((1, 3)) - given)
+    assert off.mean() < 0.5 and off.max() < 4
+
+
+@pytest.mark.parametrize("name", ["inpaint_demo", "outpaint_demo"])
+def test_known_pixels_are_untouched(host, name):
+    graph = read(API, name)
+    given, made = result_of(host, graph, "ncs_half.png")
     known = given[..., 3] == 255
     if name == "outpaint_demo":
         crop = graph["15"]["inputs"]

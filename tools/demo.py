@@ -38,8 +38,9 @@ IMAGES = (
     "man_judge_people_body",
     "eyeglasses_objects",
 )
-# The pictures in demo/images that the shipped graphs load.
+# The pictures in demo/images that the shipped graphs load: masked, and measured otherwise.
 SHIPPED = {"half": IMAGES[1], "box": IMAGES[2], "strokes": IMAGES[0]}
+MEASURED = {"small": (IMAGES[0], lambda truth: Image.fromarray(truth).resize((32, 32), Image.Resampling.BOX))}
 
 
 def node_of(graph: Graph, class_type: str) -> str:
@@ -182,13 +183,15 @@ def run_all(out: Path, changes: list[str]) -> None:
 
 
 def write_inputs() -> None:
-    """The RGBA pictures that the shipped graphs load."""
+    """The pictures that the shipped graphs load."""
     folder = ROOT / "demo" / "images"
     folder.mkdir(exist_ok=True)
     for mask, name in SHIPPED.items():
         truth = read_png(HELDOUT / f"{name}.png")
         picture = masked_input(truth, MASKS[mask](len(truth)))
         Image.fromarray(picture).save(folder / f"ncs_{mask}.png", optimize=True)
+    for measured, (name, measure_picture) in MEASURED.items():
+        measure_picture(read_png(HELDOUT / f"{name}.png")).save(folder / f"ncs_{measured}.png", optimize=True)
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Build workflows/NAME.json (editor format) and workflows/NAME.jpg from every workflows/api/NAME.json.
 
-    COMFYUI_PATH=.cache/comfyui-0.3.75 .cache/venv/bin/python tools/make_workflows.py
+    COMFYUI_PATH=.cache/comfyui-0.3.75 .cache/venv/bin/python tools/make_workflows.py [TASK ...]
 
+A TASK is what a graph's name begins with, such as superres; without one, all graphs are built.
 Slots, widgets and their order come from the node definitions of a running ComfyUI, thumbnails from running the demo
 graphs in it. Start it again whenever a graph, a node or the demo checkpoint has changed.
 """
@@ -14,6 +15,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any
 
 from host import PACK, ROOT, Graph, Host, HostError
@@ -27,14 +29,17 @@ COLUMNS = {
     "Model and picture": ("CheckpointLoaderSimple", "LoadImage"),
     "Prompt": ("WordConditioning", "CLIPTextEncode"),
     "Canvas": ("ImageCrop", "ImagePadForOutpaint", "JoinImageWithAlpha", "ImageScale", "SplitImageWithAlpha"),
-    "Constraint": ("LatentMaskConstraint", "PreviewImage"),
+    "Constraint": ("LatentMaskConstraint", "PixelSRConstraint", "PreviewImage"),
     "Sampling": ("NewtonConstrainedSampler", "VAEDecode"),
     "Soft mask": ("GrowMask", "MaskToImage", "ImageBlur", "ImageToMask"),
-    "Composite": ("ImageCompositeMasked", "SaveImage"),
+    "Composite": ("ImageCompositeMasked", "NewtonBackProjectPixels", "PreviewAny", "SaveImage"),
 }
 WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
-EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90}
+EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
+         "PreviewAny": 90}  # fmt: skip
+# What the thumbnail shows as given is the picture that enters one of these.
+MASKED, MEASURED = "LatentMaskConstraint", ("PixelSRConstraint",)
 SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
 DOWNLOADS = {SD15: f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{SD15}"}
 THUMBNAIL, SQUARE = 512, 8  # pixels
@@ -155,8 +160,8 @@ def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def node_of(graph: Graph, class_type: str) -> str:
-    (number,) = (n for n, entry in graph.items() if entry["class_type"] == class_type)
+def node_of(graph: Graph, *class_types: str) -> str:
+    (number,) = (n for n, entry in graph.items() if entry["class_type"] in class_types)
     return number
 
 
@@ -165,19 +170,27 @@ def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
     graph = copy.deepcopy(graph)
     for name, file in take_images(graph, [ROOT / "demo" / "images"]).items():
         shutil.copyfile(file, host.base / "input" / name)
-    seen = graph[node_of(graph, "LatentMaskConstraint")]["inputs"]
+    seen = graph[node_of(graph, MASKED, *MEASURED)]["inputs"]
     saved = node_of(graph, "SaveImage")
-    graph["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": seen["mask"]}}
-    for name, source in (("seen", seen["image"]), ("hidden", ["mask", 0])):
-        graph[name] = {"class_type": "SaveImage", "inputs": {"images": source, "filename_prefix": name}}
+    graph["seen"] = {"class_type": "SaveImage", "inputs": {"images": seen["image"], "filename_prefix": "seen"}}
+    if "mask" in seen:
+        graph["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": seen["mask"]}}
+        graph["hidden"] = {"class_type": "SaveImage", "inputs": {"images": ["mask", 0], "filename_prefix": "hidden"}}
     result = host.run(graph, show_progress=True)
-    picture, mask, made = (Image.open(io.BytesIO(result.file(n))).convert("RGB") for n in ("seen", "hidden", saved))
-    squares = Image.new("RGB", picture.size, "#ffffff")
-    pen = ImageDraw.Draw(squares)
-    for y in range(0, picture.height, SQUARE):
-        for x in range(y // SQUARE % 2 * SQUARE, picture.width, 2 * SQUARE):
+    picture, made = (Image.open(io.BytesIO(result.file(n))).convert("RGB") for n in ("seen", saved))
+    if "mask" not in seen:
+        return picture.resize(made.size, Image.Resampling.NEAREST), made
+    hidden = Image.open(io.BytesIO(result.file("hidden"))).convert("L").point(lambda v: 255 * (v > 0))
+    return Image.composite(squares(picture.size), picture, hidden), made
+
+
+def squares(size: tuple[int, int]) -> Image.Image:
+    drawn = Image.new("RGB", size, "#ffffff")
+    pen = ImageDraw.Draw(drawn)
+    for y in range(0, drawn.height, SQUARE):
+        for x in range(y // SQUARE % 2 * SQUARE, drawn.width, 2 * SQUARE):
             pen.rectangle((x, y, x + SQUARE - 1, y + SQUARE - 1), fill="#b0b0b0")
-    return Image.composite(squares, picture, mask.convert("L").point(lambda v: 255 * (v > 0))), made
+    return drawn
 
 
 def thumbnail(before: Image.Image, after: Image.Image, label: str = "") -> Image.Image:
@@ -192,19 +205,23 @@ def thumbnail(before: Image.Image, after: Image.Image, label: str = "") -> Image
     return sheet
 
 
+def task_of(file: Path) -> str:
+    return file.stem.split("_")[0]
+
+
 def main() -> None:
     with Host() as host:
         definitions = host.get("/object_info")
-        shown = None
-        for file in sorted(API.glob("*.json")):
+        shown = {}
+        for file in sorted(f for f in API.glob("*.json") if len(sys.argv) == 1 or task_of(f) in sys.argv[1:]):
             graph = read_graph(file)
             text = json.dumps(build(file.stem, graph, definitions), indent=1, ensure_ascii=False)
             (ROOT / "workflows" / file.name).write_text(text + "\n", encoding="utf-8")
             label = "" if file.stem.endswith("_demo") else "512 px, SD 1.5 (shown: the small demo model)"
-            # The graphs without a shipped checkpoint come after inpaint_demo and borrow its pictures.
-            pictures = shown if label else run(host, graph)
-            shown = shown or pictures
-            thumbnail(*pictures, label).save(ROOT / "workflows" / f"{file.stem}.jpg", quality=90)
+            # A graph without a shipped checkpoint comes after the demo of the same task and borrows its pictures.
+            task = task_of(file)
+            shown[task] = shown[task] if label else run(host, graph)
+            thumbnail(*shown[task], label).save(ROOT / "workflows" / f"{file.stem}.jpg", quality=90)
             print(f"workflows/{file.stem}.json and .jpg", flush=True)
 
 

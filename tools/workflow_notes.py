@@ -7,6 +7,10 @@ shows the method within seconds on a CPU, not the quality of a large model."""
 COMPOSITE = """**Known pixels stay untouched.** The mask is shrunk by {px} px and blurred inside itself, so the \
 composite fades over within the generated region and keeps every known pixel bit for bit."""
 
+BACK_PROJECTION = """**Back-projection.** The sampler follows the given picture closely, not exactly. Back-Project \
+Pixels changes the result as little as possible until it does, to within rounding; its report says by how many of the \
+256 levels the shrunk result is off."""
+
 NOTES = {
     "inpaint_demo": f"""## Inpainting with the demo model
 
@@ -47,5 +51,33 @@ describe the whole picture in the positive prompt.
 connect Newton Settings.
 
 {COMPOSITE.format(px=8)}
+""",
+    "superres_demo": f"""## Super-resolution with the demo model
+
+{DEMO}
+
+**Constraint.** The finished picture, shrunk 4 times by averaging, must be the given one. What the model adds is \
+plausible detail, not the truth: another seed gives another picture that shrinks to the same.
+
+**Sampling.** Two model calls a step, and forward passes of the VAE only: nothing is backpropagated.
+
+{BACK_PROJECTION}
+
+Set *factor* to 8 with a picture of 16 x 16, *filter* to how yours was shrunk, and *noise* if it has any.
+""",
+    "superres_sd15_x8": f"""## Super-resolution x 8 with Stable Diffusion 1.5
+
+Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB); the editor offers the download. Any other \
+model of 512 px does as well.
+
+**Picture.** It is scaled to 64 x 64 first, so that any picture shows what happens; remove that node for a small \
+picture of your own. The result is 8 times as wide and high; both must be near the model's own size.
+
+**Prompt.** Describe the picture. cfg is 1, as in the paper; more guidance costs twice as much and follows the prompt \
+closer.
+
+**Sampling.** 20 steps of two model calls each, and in each step the VAE decodes once and encodes twice.
+
+{BACK_PROJECTION}
 """,
 }
