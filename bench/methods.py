@@ -80,7 +80,7 @@ def replacement(denoise, x, sigmas, y, mask, seed, eta: float = 1.0) -> Tensor:
     chain = Chain(denoise, x, seed, eta)
     fixed = chain.noise()
     for sigma, sigma_next in itertools.pairwise(sigmas):
-        alpha, s = denoise.scales(sigma)
+        alpha, s, _ = denoise.scales(sigma)
         x = torch.lerp(x, alpha * y + s * fixed, mask)
         x0 = torch.lerp(denoise(x, sigma), y, mask)
         x = chain.step(x, x0, sigma, sigma_next)
@@ -111,7 +111,7 @@ def ding(denoise, x, sigmas, y, mask, seed) -> Tensor:
     for sigma, sigma_next in itertools.pairwise(sigmas):
         x0 = denoise(x, sigma)
         x_next = chain.step(x, x0, sigma, sigma_next)
-        alpha, s = denoise.scales(sigma_next)
+        alpha, s, _ = denoise.scales(sigma_next)
         if s > 0:
             probe = chain.step(x, x0, sigma, sigma_next)
             predicted = (probe - alpha * denoise(probe, sigma_next)) / s

@@ -8,15 +8,19 @@ from torch import Tensor
 
 
 class Scales(NamedTuple):
-    """Scales of a noisy input `x = alpha * x0 + s * n`, n ~ N(0, I), at one noise level."""
+    """Scales of a noisy input `x = alpha * x0 + s * n`, n ~ N(0, I), at one noise level.
+
+    `data` is the standard deviation of x0 that the model was trained for: 1, but .5 for most EDM models.
+    """
 
     alpha: float
     s: float
+    data: float = 1.0
 
     @property
     def nu(self) -> float:
-        """Standard deviation of unit-variance data plus noise; the paper's steps are stated for x / nu."""
-        return (self.alpha**2 + self.s**2) ** 0.5
+        """Standard deviation of the noisy input; the paper's steps are stated for x / nu and data of variance 1."""
+        return ((self.alpha * self.data) ** 2 + self.s**2) ** 0.5
 
 
 class Denoiser:

@@ -107,7 +107,7 @@ def newton_steps(
     Returns:
         The moved x, the estimate x0 that belongs to it, and what was done.
     """
-    nu = denoise.scales(sigma).nu
+    scales = denoise.scales(sigma)
     x0 = denoise(x, sigma)
     e = constraint.error(x0, sigma)
     length = x.new_zeros(len(x))
@@ -122,10 +122,10 @@ def newton_steps(
                 return x, x0, Steps(first, length, k, "target")
             e = e * above.reshape(-1, *(1,) * (e.ndim - 1))
         je = forward_difference(denoise, x, sigma, x0, e, delta)  # J e * (delta nu / max|e|)
-        length = torch.maximum(length, step_length(rate * nu, je, e, delta * nu))
+        length = torch.maximum(length, step_length(rate * scales.nu, je, e, delta * scales.nu))
         d = unit_max(je)  # J e / max|J e|
-        x = x + rate * nu * d
-        x0 = x0 + rate * d if settings.carry else denoise(x, sigma)
+        x = x + rate * scales.nu * d
+        x0 = x0 + rate * scales.data * d if settings.carry else denoise(x, sigma)
     return x, x0, Steps(first, length, iterations, "iterations" if iterations == settings.iterations else "budget")
 
 

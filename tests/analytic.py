@@ -40,13 +40,13 @@ class Gaussian:
         self.mean, self.cov, self.scales = mean.double(), cov.double(), scales
 
     def jacobian(self, sigma: float) -> Tensor:
-        alpha, s = self.scales(sigma)
+        alpha, s, _ = self.scales(sigma)
         eye = torch.eye(len(self.cov), dtype=torch.float64)
         return torch.linalg.solve(alpha**2 * self.cov + s**2 * eye, alpha * self.cov).T
 
     def x0(self, x: Tensor, sigma: Tensor) -> Tensor:
         level = float(sigma[0])
-        alpha, _ = self.scales(level)
+        alpha, *_ = self.scales(level)
         centred = x.double().flatten(1) - alpha * self.mean
         return (self.mean + centred @ self.jacobian(level).T).reshape(x.shape).to(x.dtype)
 
@@ -74,7 +74,7 @@ class Mixture:
         return torch.distributions.MultivariateNormal(mean, cov).log_prob(x)
 
     def x0(self, x: Tensor, sigma: Tensor) -> Tensor:
-        alpha, s = self.scales(float(sigma[0]))
+        alpha, s, _ = self.scales(float(sigma[0]))
         flat, eye = x.double().flatten(1), torch.eye(len(self.parts[0].cov), dtype=torch.float64)
         logs = [self._log_evidence(flat, alpha * p.mean, alpha**2 * p.cov + s**2 * eye) for p in self.parts]
         share = torch.softmax(torch.stack(logs) + self.weights.log()[:, None], 0)

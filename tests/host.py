@@ -42,7 +42,7 @@ class CaptureNode:
 
 
 class CountNode:
-    """Test node: counts the network's forward passes through the host's own wrapper mechanism."""
+    """Test node: counts the network's forward passes, through the wrapper that every family of the host calls."""
 
     batches: list[int] = []
     RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "count", "test"
@@ -59,7 +59,7 @@ class CountNode:
             return executor(x, *args, **kwargs)
 
         model = model.clone()
-        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", wrapper)
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "count", wrapper)
         return (model,)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import analytic
 import pytest
 import torch
-from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, Term, WeightedSum, sample_constrained
+from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, Scales, Term, WeightedSum, sample_constrained
 from newton_pack.sampler.denoiser import unit_max
 from newton_pack.sampler.jvp import forward_difference
 from newton_pack.sampler.renoise import fresh_noise, noise_like, renoise, sample_generators
@@ -139,6 +139,18 @@ def test_flow_is_variance_exploding_after_scaling(settings):
     exploding = run(settings, x=x)
     flow = run(settings, x=x / (1 + LEVELS[0]), prior=flow_prior, levels=flow_levels)
     assert torch.allclose(exploding, flow, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [FAST, PAPER])
+def test_data_of_another_deviation_is_the_same_run_at_that_scale(settings):
+    """EDM models are trained on data of deviation .5: picture and noise of half the size, half the result."""
+    x = analytic.start_noise(4, 9, LEVELS[0]).double()
+    half = analytic.Gaussian(PRIOR.mean / 2, PRIOR.cov / 4, lambda sigma: Scales(1.0, sigma, 0.5))
+    levels = [s / 2 for s in LEVELS]
+    scaled = run(
+        replace(settings, eta=1.0), x=x / 2, prior=half, levels=levels, constraint=LatentMask(TRUTH / 2, WEIGHTS)
+    )
+    assert torch.allclose(2 * scaled, run(replace(settings, eta=1.0), x=x), atol=1e-5)
 
 
 def test_same_seed_gives_the_same_bytes_and_another_does_not():

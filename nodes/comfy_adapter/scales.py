@@ -8,9 +8,27 @@ import torch
 
 from ...sampler import Scales
 
+# Families of the host whose noisy input is not alpha x0 + s n by its own account: two that turn one picture into
+# another without noise, and one whose network is handed x without the scaling it was trained with.
+UNDESCRIBED = {
+    "IMG_TO_IMG": "it turns one picture into another without noise levels",
+    "IMG_TO_IMG_FLOW": "it turns one picture into another without noise",
+    "V_PREDICTION_DDPM": "its network reads x without the scaling that goes with the noise (CogVideoX)",
+}
+
+
+def refuse(model_sampling: Any, reason: str) -> None:
+    raise ValueError(
+        f"model: {type(model_sampling).__name__} is not supported by constrained sampling: {reason}. Use a diffusion "
+        "or flow model (eps, v-prediction, EDM, SD3, Flux, Wan, Cosmos, ...)."
+    )
+
 
 def measured_scales(model_sampling: Any) -> Callable[[float], Scales]:
     """alpha and s of any model family, read off the host's linear `noise_scaling`."""
+    for base in type(model_sampling).__mro__:
+        if base.__name__ in UNDESCRIBED:
+            refuse(model_sampling, UNDESCRIBED[base.__name__])
 
     @cache
     def scales(sigma: float) -> Scales:
@@ -19,11 +37,8 @@ def measured_scales(model_sampling: Any) -> Callable[[float], Scales]:
         alpha = model_sampling.noise_scaling(level, torch.zeros(1, 1), torch.ones(1, 1), False)
         s = model_sampling.noise_scaling(level, torch.ones(1, 1), torch.zeros(1, 1), False)
         if sigma > 0 and float(s) == 0:
-            raise ValueError(
-                f"model: {type(model_sampling).__name__} adds no noise to the latent, so there is nothing to correct. "
-                "Image-to-image models without a noise schedule are not supported; use a diffusion or flow model."
-            )
-        return Scales(float(alpha), float(s))
+            refuse(model_sampling, "it adds no noise to the latent, so there is nothing to correct")
+        return Scales(float(alpha), float(s), getattr(model_sampling, "sigma_data", 1.0))
 
     return scales
 

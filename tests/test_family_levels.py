@@ -1,0 +1,144 @@
+"""Every noise family of the host, by a graph whose result is known exactly.
+
+A network that predicts zero gives x0 = c(sigma) x, so J is c times the identity and the whole run follows from alpha,
+s and c as published for the family: a loop written out independently has to give the same latent.
+"""
+
+import itertools
+
+import pytest
+import torch
+from families import family_graph
+from graphs import sampled
+from host import CountNode, GraphError, node
+
+LAMBDA = 0.5
+
+
+def v(sigma):
+    return 1 / (sigma**2 + 1)
+
+
+def edm(sigma):
+    return 0.25 / (sigma**2 + 0.25)
+
+
+def patch(name, **inputs):
+    return node(name, model=["model", 0], **inputs)
+
+
+def discrete(sampling, zsnr=False):
+    return patch("ModelSamplingDiscrete", sampling=sampling, zsnr=zsnr)
+
+
+def continuous(sampling, sigma_max):
+    return patch("ModelSamplingContinuousEDM", sampling=sampling, sigma_max=sigma_max, sigma_min=0.002)
+
+
+# Node that makes the model one of the family, c(sigma), and where it is not 1 the standard deviation of the data.
+EXPLODING = {
+    "eps": (discrete("eps"), lambda s: 1.0),
+    "v": (discrete("v_prediction"), v),
+    "v_zsnr": (discrete("v_prediction", zsnr=True), v),
+    "v_continuous": (patch("ModelSamplingContinuousV", sampling="v_prediction", sigma_max=500.0, sigma_min=0.03), v),
+    "x0": (discrete("x0"), lambda s: 0.0),
+    "lcm": (discrete("lcm"), lambda s: 1.0),  # its boundary scalings add up to 1 within 1e-5
+    "edm": (continuous("edm", 80.0), edm, 0.5),
+    "cosmos": (continuous("cosmos_rflow", 80.0), lambda s: 1 / (1 + s)),
+}
+# Node, and scale of the noise.
+FLOW = {
+    "sd3": (patch("ModelSamplingSD3", shift=3.0), 1.0),
+    "aura": (patch("ModelSamplingAuraFlow", shift=1.73), 1.0),
+    "flux": (patch("ModelSamplingFlux", max_shift=1.15, base_shift=0.5, width=128, height=128), 1.0),
+    "noise_scale": (patch("ModelNoiseScale", noise_scale=8.0), 8.0),
+}
+
+
+@pytest.fixture
+def graph(host):
+    graph = family_graph(host, "sd3", (1, 16, 16, 16), silent=True)
+    graph["count"]["inputs"]["model"] = ["family", 0]
+    return graph
+
+
+def host_levels(host, graph, family):
+    """The noise levels, and the target, the start and every step's fresh noise in the sampler's coordinates."""
+    import comfy.latent_formats
+    import comfy.sample
+
+    schedule = node("BasicScheduler", model=["family", 0], scheduler="simple", steps=4, denoise=1.0)
+    shown = {"model": graph["model"], "family": family, "sigmas": schedule}
+    sigmas = host.run(shown | {"out": node("TestCapture", value=["sigmas", 0])})[0].double().tolist()
+    raw = host.run({"latent": graph["latent"], "out": node("TestCapture", value=["latent", 0])})[0]["samples"]
+    y = comfy.latent_formats.SD3().process_in(raw.double())
+    noise = comfy.sample.prepare_noise(raw, 1).double()
+    renoise = host.module("sampler.renoise")
+    generators = renoise.sample_generators(1, 1)
+    return sigmas, y, noise, [renoise.noise_like(y, generators) for _ in range(4)]
+
+
+def by_hand(x, y, noises, sigmas, alpha, s, c, data=1.0):
+    """The preset 'fast' on x0 = c x with the left half known, written out."""
+    known = torch.zeros(1, 1, 16, 16)
+    known[..., :8] = 1
+    for (here, there), noise in zip(itertools.pairwise(sigmas), noises, strict=True):
+        x0 = c(here) * x
+        je = c(here) * known * (y - x0)
+        d = je / je.abs().max() if je.any() else je
+        x = x + LAMBDA * ((alpha(here) * data) ** 2 + s(here) ** 2) ** 0.5 * d
+        x0 = x0 + LAMBDA * data * d
+        fresh = s(there) * (1 - (s(there) * alpha(here) / (s(here) * alpha(there))) ** 2) ** 0.5
+        x = alpha(there) * x0 + (s(there) ** 2 - fresh**2) ** 0.5 * (x - alpha(here) * x0) / s(here) + fresh * noise
+    return x
+
+
+def check(host, graph, expected):
+    import comfy.latent_formats
+
+    out = sampled(host, graph).double()
+    assert len(CountNode.batches) == 4 * 2
+    expected = comfy.latent_formats.SD3().process_out(expected)
+    error = (out - expected).abs().max() / expected.abs().max()
+    print(f"\nlargest deviation from the run by hand: {error:.1e} of {expected.abs().max():.1f}")
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("name", EXPLODING)
+def test_variance_exploding_families(host, graph, name):
+    graph["family"], c, *data = EXPLODING[name]
+    sigmas, y, noise, noises = host_levels(host, graph, graph["family"])
+    # At the highest level the host gives the noise the variance of noise and picture together, but not for Cosmos.
+    start = y + noise * (sigmas[0] if name == "cosmos" else (1 + sigmas[0] ** 2) ** 0.5)
+    check(host, graph, by_hand(start, y, noises, sigmas, lambda s: 1.0, lambda s: s, c, *data))
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_flow_families(host, graph, name):
+    graph["family"], scale = FLOW[name]
+    if graph["family"]["class_type"] not in host.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("this host has no ModelNoiseScale")
+    sigmas, y, noise, noises = host_levels(host, graph, graph["family"])
+    start = (1 - sigmas[0]) * y + scale * sigmas[0] * noise
+    check(host, graph, by_hand(start, y, noises, sigmas, lambda s: 1 - s, lambda s: scale * s, lambda s: 1.0))
+
+
+@pytest.mark.parametrize("sampling", ["img_to_img", "img_to_img_flow"])
+def test_picture_to_picture_models_are_refused_by_name(host, graph, sampling):
+    graph["family"] = discrete(sampling)
+    if sampling not in host.nodes.NODE_CLASS_MAPPINGS["ModelSamplingDiscrete"].INPUT_TYPES()["required"]["sampling"][0]:
+        pytest.skip(f"this host has no {sampling}")
+    with pytest.raises(GraphError, match="turns one picture into another"):
+        host.run(graph)
+    assert not CountNode.batches
+
+
+def test_raw_input_v_prediction_is_refused_by_name(host):
+    import comfy.model_sampling
+
+    if not hasattr(comfy.model_sampling, "V_PREDICTION_DDPM"):
+        pytest.skip("this host has no CogVideoX")
+    graph = family_graph(host, "cogvideox", (1, 16, 3, 8, 8))
+    with pytest.raises(GraphError, match="CogVideoX"):
+        host.run(graph)
+    assert not CountNode.batches
