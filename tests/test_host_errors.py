@@ -139,9 +139,9 @@ def test_model_without_a_noise_schedule():
     import comfy.model_sampling
     from newton_pack.nodes.comfy_adapter import measured_scales
 
-    class ImageToImage(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.IMG_TO_IMG):
+    class NoNoise(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.X0):
         def noise_scaling(self, sigma, noise, latent_image, max_denoise=False):
             return latent_image
 
     with pytest.raises(ValueError, match="adds no noise"):
-        measured_scales(ImageToImage())(1.0)
+        measured_scales(NoNoise())(1.0)
