@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .back_project import BackProjectPixels
 from .combine import CombineConstraints
-from .constrain_model import ConstrainModel
+from .constrain_model import ConstrainModel, ConstrainSampler
 from .latent_mask import LatentMaskConstraint
 from .newton_sampler import NewtonConstrainedSampler, NewtonSampler
 from .pixel_operator import PixelOperatorConstraint
@@ -18,6 +18,7 @@ NODES = [
     NewtonConstrainedSampler,
     NewtonSampler,
     ConstrainModel,
+    ConstrainSampler,
     NewtonSettingsNode,
     LatentMaskConstraint,
     PixelSRConstraint,

@@ -34,7 +34,7 @@ class LatentMaskSpec:
             raise ValueError(
                 f"constraint: its latent is {describe(self.samples.shape)}, but the one being sampled is "
                 f"{describe(space.shape)}. Use the VAE that belongs to the model, and for latent_image the LATENT "
-                "output of the same constraint node."
+                "output of the same constraint node. Detailers and tiles want Constrain Model without a constraint."
             )
         for name, t in (("picture", self.samples), ("mask", self.weights)):
             if t.shape[0] not in (1, space.shape[0]):
@@ -51,7 +51,7 @@ class LatentMaskSpec:
                 "constraint: the encoded picture has rms %.2f where a latent of this model has about 1. The VAE "
                 "probably belongs to another model.", rms,
             )  # fmt: skip
-        return LatentMask(y, weights)
+        return LatentMask(y, weights, space.weights_at)
 
 
 def describe(shape: torch.Size) -> str:

@@ -5,7 +5,7 @@ from .denoiser import Denoiser, Scales
 from .newton import PRESETS, NewtonSettings, newton_steps
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
 from .operators.colour import ChannelMix, grey
-from .operators.mask import LatentMask, known_weights
+from .operators.mask import LatentMask, interpolated_weights, known_weights
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
 from .pixel import EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project
@@ -39,6 +39,7 @@ __all__ = [
     "back_project",
     "gaussian_kernel",
     "grey",
+    "interpolated_weights",
     "known_weights",
     "mixed_seed",
     "motion_kernel",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from newton_pack.sampler import known_weights
+from newton_pack.sampler import interpolated_weights, known_weights
 
 
 @settings(max_examples=50, deadline=None)
@@ -25,6 +25,13 @@ def test_soft_masks_stay_soft():
     mask = torch.zeros(16, 16)
     mask[:8, :8], mask[8:, 8:] = 0.3, 0.75
     assert torch.allclose(known_weights(mask, 2, 2)[0, 0], torch.tensor([[0.7, 1.0], [1.0, 0.25]]))
+
+
+def test_an_interpolated_mask_is_soft_where_it_is_level_and_free_at_hard_edges():
+    mask = torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0, 0.4, 0.4, 0.4, 0.2, 0.2, 0.2, 0.0])
+    expected = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.6, 0.6, 0.6, 0.8, 0.8, 1.0])
+    for rows in (mask.expand(1, 4, 5, 12), mask.expand(2, 1, 3, 5, 12)):  # pictures, video
+        assert torch.allclose(interpolated_weights(rows), expected.expand_as(rows))
 
 
 @pytest.mark.parametrize("erode", [0, 1, 2])

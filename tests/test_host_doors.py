@@ -1,10 +1,8 @@
-"""The MODEL door: stock samplers driven under a constraint. And combined constraints."""
-
-import logging
+"""The MODEL and SAMPLER doors: other samplers driven under a constraint."""
 
 import pytest
 import torch
-from graphs import SIZE, custom_sampling, encoded, give, inpaint_graph, picture, sampled
+from graphs import custom_sampling, encoded, inpaint_graph, sampled
 from host import CountNode, GraphError, node
 
 
@@ -147,74 +145,72 @@ def test_our_sampler_on_a_constrained_model(host, graph):
         host.run(graph)
 
 
-def test_noise_mask_on_a_constrained_model_is_ignored(host, graph):
+def advanced(graph, model, sampler):
+    """SamplerCustomAdvanced in place of KSampler."""
+    graph |= {
+        "noise": node("RandomNoise", noise_seed=1),
+        "guider": node("BasicGuider", model=[model, 0], conditioning=["words", 0]),
+        "sigmas": node("BasicScheduler", model=["ckpt", 0], scheduler="simple", steps=6, denoise=1.0),
+        "sample": node(
+            "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=[sampler, 0],
+            sigmas=["sigmas", 0], latent_image=["constraint", 1],
+        ),
+    }  # fmt: skip
+
+
+def test_constrained_model_and_constrained_sampler_agree(host, graph):
+    """And a cached SAMPLER is left as it is."""
     expected = sampled(host, graph)
-    graph["masked"] = node("SetLatentNoiseMask", samples=["constraint", 1], mask=["mask", 0])
-    stock_sampling(graph, "euler_ancestral", latent="masked", slot=0)
+    graph["stock"] = node("KSamplerSelect", sampler_name="euler_ancestral")
+    advanced(graph, "count", "stock")
+    free = sampled(host, graph)
+    advanced(graph, "constrained", "stock")
     assert torch.allclose(sampled(host, graph), expected, atol=1e-5)
-
-
-def combined(**b):
-    defaults = {f"{k}_{n}": v for n in "ab" for k, v in (("weight", 1.0), ("start", 0.0), ("end", 1.0))}
-    return node("NewtonCombineConstraints", constraint_a=["constraint", 0], **(defaults | b))
-
-
-def test_combined_constraints_cost_no_further_calls(host, graph):
-    """Left half from one node and top half from another: both are kept, at the same number of calls."""
-    top = torch.ones(1, SIZE, SIZE)
-    top[:, : SIZE // 2] = 0
-    graph["top"] = give(host, "MASK", top)
-    graph["other"] = node(
-        "LatentMaskConstraint",
-        image=["image", 0],
-        mask=["top", 0],
-        vae=["ckpt", 2],
-        fill="none",
-        erode=0,
-        partial_cells=True,
-    )
-    graph["both"] = combined(constraint_b=["other", 0])
-    sample = graph["sample"] = inpaint_graph(host)["sample"]
-    sample["inputs"] |= {"constraint": ["both", 0], "steps": 20}
-    out = sampled(host, graph)
-    assert len(CountNode.batches) == 40
-    known = encoded(host, graph)
-    sample["inputs"]["constraint"] = ["constraint", 0]
-    one = sampled(host, graph)
-    corner = (slice(None), slice(None), slice(0, 7), slice(9, 16))  # known to the second constraint only
-    graph["out"] = node("TestCapture", value=["other", 1])
-    truth = sampled(host, graph)
-    assert (out - truth)[corner].square().mean() < 0.5 * (one - truth)[corner].square().mean()
-    assert known_error(out, known) < 2 * known_error(one, known)
-
-
-def test_a_constraint_scheduled_away_does_nothing(host, graph):
-    sample = graph["sample"] = inpaint_graph(host)["sample"]
-    graph["both"] = combined(start_a=1.0, end_a=1.0)
-    sample["inputs"]["constraint"] = ["both", 0]
-    scheduled = sampled(host, graph)
-    del sample["inputs"]["constraint"]
-    assert torch.allclose(scheduled, sampled(host, graph), atol=1e-5)
-    graph["both"] = combined(start_a=0.6, end_a=0.5)
-    sample["inputs"]["constraint"] = ["both", 0]
-    with pytest.raises(GraphError, match="start_a"):
+    graph["ours"] = node("NewtonConstrainSampler", sampler=["stock", 0], constraint=["constraint", 0])
+    advanced(graph, "count", "ours")
+    assert torch.allclose(sampled(host, graph), expected, atol=1e-5)
+    advanced(graph, "constrained", "ours")
+    with pytest.raises(GraphError, match="Combine Constraints"):
         host.run(graph)
+    advanced(graph, "count", "stock")
+    graph["noise"]["inputs"]["noise_seed"] = 2
+    sampled(host, graph)
+    graph["noise"]["inputs"]["noise_seed"] = 1
+    assert torch.equal(sampled(host, graph), free)
 
 
-def test_masks_that_keep_different_pictures_are_reported(host, graph, caplog):
-    graph["inverted"] = give(host, "IMAGE", 1 - picture()[0])
-    graph["other"] = node(
-        "LatentMaskConstraint",
-        image=["inverted", 0],
-        mask=["mask", 0],
-        vae=["ckpt", 2],
-        fill="extend",
-        erode=0,
-        partial_cells=True,
-    )
-    graph["both"] = combined(constraint_b=["other", 0])
-    sample = graph["sample"] = inpaint_graph(host)["sample"]
-    sample["inputs"]["constraint"] = ["both", 0]
-    with caplog.at_level(logging.WARNING):
-        sampled(host, graph)
-    assert "keep different pictures in 128 latent cells" in caplog.text
+def test_wrappers_of_others_run_before_and_after_ours(host, graph):
+    """Trap 8: the chain goes on, each wrapper once, the later ones with our sampler."""
+    seen = []
+
+    class Another:
+        RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "wrap", "test"
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"model": ("MODEL",), "key": ("STRING",)}}
+
+        def wrap(self, model, key):
+            def wrapper(executor, *args, **kwargs):
+                seen.append((key, executor.class_obj.sampler_function.__name__))
+                return executor(*args, **kwargs)
+
+            model = model.clone()
+            model.add_wrapper_with_key("sampler_sample", key, wrapper)
+            return (model,)
+
+    host.nodes.NODE_CLASS_MAPPINGS["TestAnother"] = Another
+    expected = sampled(host, graph)
+    graph["before"] = node("TestAnother", model=["count", 0], key="before")
+    graph["constrained"]["inputs"]["model"] = ["before", 0]
+    graph["after"] = node("TestAnother", model=["constrained", 0], key="after")
+    graph["sample"]["inputs"]["model"] = ["after", 0]
+    assert torch.equal(sampled(host, graph), expected)
+    assert seen == [("before", "sample_euler_ancestral"), ("after", "newton_function")]
+
+
+def test_without_constraint_and_mask_the_stock_sampler_runs_as_it_is(host, graph):
+    del graph["constrained"]["inputs"]["constraint"]
+    ours = sampled(host, graph)
+    stock_sampling(graph, "euler_ancestral", model="count")
+    assert torch.equal(ours, sampled(host, graph))

@@ -9,7 +9,7 @@ comfy.patcher_extension and ModelPatcher.add_wrapper_with_key.
 """
 
 from .codec import PixelCodec, start_latent
-from .doors import SINGLE_STEP, constrain_model
+from .doors import SINGLE_STEP, constrain_model, constrain_sampler
 from .run import sample_latent, scheduler_names
 from .sampling import make_sampler
 from .scales import measured_scales
@@ -18,6 +18,7 @@ __all__ = [
     "SINGLE_STEP",
     "PixelCodec",
     "constrain_model",
+    "constrain_sampler",
     "make_sampler",
     "measured_scales",
     "sample_latent",

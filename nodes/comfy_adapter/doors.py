@@ -19,8 +19,13 @@ SINGLE_STEP = {"euler": 0, "euler_ancestral": 0, "heun": 1, "dpm_2": 1, "dpm_2_a
                "ddpm": 0, "lcm": 0, "seeds_2": 1, "seeds_3": 2}  # fmt: skip
 
 
-def constrain_sampler(sampler: Any, constraint: ConstraintSpec, settings: NewtonSettings) -> comfy.samplers.KSAMPLER:
-    """A SAMPLER that corrects x before each level of the given one, which is left as it is."""
+def constrain_sampler(
+    sampler: Any, constraint: ConstraintSpec | None, settings: NewtonSettings
+) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER that corrects x before each level of the given one, which is left as it is.
+
+    Without a constraint the noise mask of the latent being sampled becomes it.
+    """
     if not isinstance(sampler, comfy.samplers.KSAMPLER):
         raise ValueError(
             f"sampler: a {type(sampler).__name__} cannot be driven one noise level at a time. Use one of "
@@ -28,12 +33,12 @@ def constrain_sampler(sampler: Any, constraint: ConstraintSpec, settings: Newton
         )
     function, options = sampler.sampler_function, sampler.extra_options
     if function is newton_function:
-        if options["constraint"] is not None:
+        if constraint is not None and options["constraint"] is not None:
             raise ValueError(
-                "constraint: the model and the sampler both carry one. Join them with Combine Constraints and connect "
-                "the result in one place."
+                "constraint: the model or Constrain Sampler carries one, and the sampler that is driven another. Join "
+                "them with Combine Constraints and connect the result in one place."
             )
-        return comfy.samplers.KSAMPLER(newton_function, options | {"constraint": constraint})
+        return comfy.samplers.KSAMPLER(newton_function, options | {"constraint": constraint or options["constraint"]})
     name = function.__name__.removeprefix("sample_")
     if name not in SINGLE_STEP:
         raise ValueError(
@@ -47,7 +52,7 @@ def constrain_sampler(sampler: Any, constraint: ConstraintSpec, settings: Newton
     return comfy.samplers.KSAMPLER(newton_function, driven, sampler.inpaint_options)
 
 
-def constrain_model(model: Any, constraint: ConstraintSpec, settings: NewtonSettings) -> Any:
+def constrain_model(model: Any, constraint: ConstraintSpec | None, settings: NewtonSettings) -> Any:
     """A clone of MODEL whose sampling obeys the constraint, whichever node samples it."""
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -20,36 +20,32 @@ from ...sampler import (
     Recorder,
     Report,
     WeightedSum,
+    interpolated_weights,
     mixed_seed,
     sample_constrained,
 )
 from ..constraint_spec import ConstraintSpec, LatentSpace
+from .others import GuidanceMemory, weights_over_time, without_step_caches
 from .scales import check_latent, measured_scales
 
 log = logging.getLogger("newton_constrained_sampling")
 
-# Wrapper keys of the host's step caches: they answer two close inputs alike, and J e would be meaningless.
-STEP_CACHES = ("easycache", "lazycache")
 
-
-def refuse_step_caches(model_options: dict[str, Any]) -> None:
-    wrappers = model_options.get("transformer_options", {}).get("wrappers", {})
-    for key in (k for kind in wrappers.values() for k in kind if k in STEP_CACHES):
-        raise ValueError(
-            f"model: it carries the step cache '{key}', which answers two close inputs alike, so the constraint could "
-            "not be followed. Connect the model without EasyCache or LazyCache."
-        )
-
-
-def bind_constraint(constraint: ConstraintSpec | None, model_k: Any, x: Tensor, mask: Tensor | None) -> Constraint:
+def bind_constraint(
+    constraint: ConstraintSpec | None, model_k: Any, x: Tensor, mask: Tensor | None, model_options: dict[str, Any]
+) -> Constraint:
     """The constraint in the sampler's coordinates; without one, the host's mask and latent become it."""
     base = model_k.inner_model.inner_model
+    weights_at = weights_over_time(model_options, model_k.inner_model, model_k.sigmas)
     if constraint is not None:
         to_sigma = base.model_sampling.percent_to_sigma
         return constraint.bind(
-            LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
+            LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma, weights_at)
         )
-    return WeightedSum(()) if mask is None else LatentMask(model_k.latent_image, (mask == 0).to(x))
+    if mask is None:
+        return WeightedSum(())
+    weights = interpolated_weights(mask) if weights_at is None else 1 - mask
+    return LatentMask(model_k.latent_image, weights.to(x), weights_at)
 
 
 class Evaluations:
@@ -106,22 +102,28 @@ def newton_function(
     Args:
         on_call: told the calls done and in all, after each.
         on_report: given the report of the run at its end.
-        driver: sampler function that takes the step from one noise level to the next instead of ours.
+        driver: sampler function that takes the step from one noise level to the next instead of ours; with nothing to
+            obey it runs as it is.
         driver_calls: what it calls the model for beyond the estimate it is given, at each level but a last one of 0.
     """
     check_latent(x.shape)
-    refuse_step_caches(extra_args["model_options"])
-    bound = bind_constraint(constraint, model_k, x, extra_args["denoise_mask"])
+    options = extra_args["model_options"]
+    bound = bind_constraint(constraint, model_k, x, extra_args["denoise_mask"], options)
     if bound == WeightedSum(()):
+        if driver is not None:
+            return driver(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
         settings = replace(settings, iterations=0)
-    evaluations = Evaluations()
+    else:
+        options = without_step_caches(options)
+    memory, evaluations = GuidanceMemory(options), Evaluations()
     base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
-    extra_args = extra_args | {"denoise_mask": None, "model_options": evaluations.watch(extra_args["model_options"])}
+    extra_args = extra_args | {"denoise_mask": None, "model_options": evaluations.watch(options)}
     delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
     recorder, driven = Recorder(len(levels) - 1, x), driver_calls * sum(sigma > 0 for sigma in levels[1:])
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        memory.before_call(sigma)
         x0 = model_k(x, sigma, **extra_args)
         bar.update()
         if on_call is not None:

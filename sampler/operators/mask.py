@@ -1,7 +1,9 @@
 """Inpainting: some latent cells are known."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,6 +28,19 @@ def known_weights(mask: Tensor, height: int, width: int, erode: int = 0, partial
     return 1 - unknown
 
 
+def interpolated_weights(mask: Tensor) -> Tensor:
+    """Weights W of latent cells from a mask that was already interpolated to their grid, of the shape of `mask`.
+
+    Only untouched cells are known for sure (W = 1). A touched one may hide the largest value next to it, so at a hard
+    edge it is free, and where the mask is soft W is one minus that value.
+
+    Args:
+        mask: (..., H, W) in [0, 1], 1 = regenerate.
+    """
+    largest = F.max_pool2d(mask.reshape(-1, 1, *mask.shape[-2:]), 3, stride=1, padding=1).reshape(mask.shape)
+    return torch.where(mask == 0, 1.0, 1 - largest)
+
+
 @dataclass(frozen=True)
 class LatentMask:
     """e = W (y - x0).
@@ -33,10 +48,13 @@ class LatentMask:
     Attributes:
         y: known clean latent, broadcastable to x0 (B, C, ..., H, W).
         weights: W in [0, 1], broadcastable to x0; 1 = keep, 0 = generate freely.
+        weights_at: from W and a noise level to the weights there; None: W at every level.
     """
 
     y: Tensor
     weights: Tensor
+    weights_at: Callable[[Tensor, float], Tensor] | None = None
 
     def error(self, x0: Tensor, sigma: float) -> Tensor:
-        return self.weights * (self.y - x0)
+        weights = self.weights if self.weights_at is None else self.weights_at(self.weights, sigma)
+        return weights * (self.y - x0)
