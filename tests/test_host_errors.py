@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from graphs import SIZE, give, inpaint_graph, picture, sampled
-from host import GraphError, node
+from host import CountNode, GraphError, node
 
 
 @pytest.fixture
@@ -108,19 +108,46 @@ def test_latent_of_the_wrong_channel_count(host, graph):
     fails(host, graph, "latent_image:", "16 channels")
 
 
-def test_audio_latent(host, graph):
-    graph["latent"] = give(host, "LATENT", {"samples": torch.ones(1, 4, 256)})
-    graph["sample"]["inputs"]["latent_image"] = ["latent", 0]
-    fails(host, graph, "latent_image:", "audio")
+def through_the_model_door(graph):
+    graph["constrained"] = node("NewtonConstrainModel", model=["count", 0], constraint=["constraint", 0])
+    inputs = graph["sample"]["inputs"]
+    kept = {
+        k: inputs[k] for k in ("positive", "negative", "latent_image", "seed", "steps", "cfg", "scheduler", "denoise")
+    }
+    graph["sample"] = node("KSampler", model=["constrained", 0], sampler_name="euler", **kept)
 
 
-def test_nested_latent(host, graph):
+@pytest.mark.parametrize("door", [lambda graph: None, through_the_model_door])
+@pytest.mark.parametrize("kind", ["waveform", "packed", "spectrum"])
+def test_audio(host, graph, kind, door):
+    """Audio alone, audio and video together, and audio that looks like a picture (ACE-Step)."""
+    import comfy.latent_formats
     import comfy.nested_tensor
 
-    nested = comfy.nested_tensor.NestedTensor([torch.ones(1, 4, 16, 16), torch.ones(1, 4, 256)])
-    graph["latent"] = give(host, "LATENT", {"samples": nested})
+    waveform, video = torch.ones(1, 4, 256), torch.ones(1, 4, 16, 16)
+    latent = {"waveform": waveform, "packed": comfy.nested_tensor.NestedTensor([video, waveform]), "spectrum": video}
+    graph["latent"] = give(host, "LATENT", {"samples": latent[kind]})
     graph["sample"]["inputs"]["latent_image"] = ["latent", 0]
-    fails(host, graph, "latent_image:", "audio and video")
+    if kind == "spectrum":
+
+        class Patch:
+            RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "test"
+
+            @classmethod
+            def INPUT_TYPES(cls):
+                return {"required": {"model": ("MODEL",)}}
+
+            def patch(self, model):
+                model = model.clone()
+                model.add_object_patch("latent_format", comfy.latent_formats.ACEAudio())
+                return (model,)
+
+        host.nodes.NODE_CLASS_MAPPINGS["TestAudioFormat"] = Patch
+        graph["audio"] = node("TestAudioFormat", model=["ckpt", 0])
+        graph["count"]["inputs"]["model"] = ["audio", 0]
+    door(graph)
+    fails(host, graph, "latent_image:", "audio")
+    assert not CountNode.batches
 
 
 def test_zero_steps_are_refused_before_anything_runs(host, graph):
@@ -135,7 +162,7 @@ def test_denoise_zero_gives_the_latent_back(host, graph):
     assert torch.equal(out, sampled(host, graph))
 
 
-def test_model_without_a_noise_schedule():
+def test_model_without_a_noise_schedule(host):
     import comfy.model_sampling
     from newton_pack.nodes.comfy_adapter import measured_scales
 

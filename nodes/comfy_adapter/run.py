@@ -50,9 +50,10 @@ def sample_latent(
             "latent_image: it packs several latents (audio and video together), which constrained sampling does not "
             "support. Sample the video latent alone."
         )
-    check_latent(samples.shape)
+    latent_format = model.get_model_object("latent_format")
+    check_latent(samples.shape, latent_format)
     samples = comfy.sample.fix_empty_latent_channels(model, samples)
-    channels = model.get_model_object("latent_format").latent_channels
+    channels = latent_format.latent_channels
     if samples.shape[1] != channels:
         raise ValueError(
             f"latent_image: it has {samples.shape[1]} channels, but the model works on {channels}. "

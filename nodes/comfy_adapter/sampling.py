@@ -106,7 +106,7 @@ def newton_function(
             obey it runs as it is.
         driver_calls: what it calls the model for beyond the estimate it is given, at each level but a last one of 0.
     """
-    check_latent(x.shape)
+    check_latent(x.shape, model_k.inner_model.inner_model.latent_format)
     options = extra_args["model_options"]
     bound = bind_constraint(constraint, model_k, x, extra_args["denoise_mask"], options)
     if bound == WeightedSum(()):

@@ -43,9 +43,9 @@ def measured_scales(model_sampling: Any) -> Callable[[float], Scales]:
     return scales
 
 
-def check_latent(shape: torch.Size) -> None:
-    if len(shape) == 3:
+def check_latent(shape: torch.Size, latent_format: Any) -> None:
+    if len(shape) == 3 or "Audio" in type(latent_format).__name__:
         raise ValueError(
-            f"latent_image: its shape {tuple(shape)} is that of an audio latent or a packed audio-video latent; "
+            f"latent_image: its shape {tuple(shape)} is that of an audio latent or of audio and video packed together; "
             "constrained sampling works on pictures (B, C, H, W) and video (B, C, T, H, W)."
         )
