@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sampler import LatentMask, known_weights
+from ..sampler import LatentMask, frame_weights, known_weights
 from .constraint_spec import LatentSpace
 from .fill import FILLS
 from .sockets import CATEGORY, Constraint
@@ -23,7 +23,7 @@ class LatentMaskSpec:
 
     Attributes:
         samples: (B, C, ..., h, w), the encoded picture.
-        weights: (B, 1, h, w) in [0, 1], 1 = keep.
+        weights: (B, 1, ..., h, w) in [0, 1], 1 = keep.
     """
 
     samples: Tensor
@@ -44,7 +44,6 @@ class LatentMaskSpec:
                 )
         y = space.process_in(self.samples.to(space.device, torch.float32))
         weights = self.weights.to(y)
-        weights = weights.reshape(weights.shape[:2] + (1,) * (y.ndim - 4) + weights.shape[-2:])
         rms = (weights * y).square().mean().sqrt() / weights.square().mean().sqrt().clamp(min=1e-6)
         if weights.any() and not 0.05 < rms < 4:
             log.warning(
@@ -52,6 +51,13 @@ class LatentMaskSpec:
                 "probably belongs to another model.", rms,
             )  # fmt: skip
         return LatentMask(y, weights, space.weights_at)
+
+
+def weights_of(samples: Tensor, weights: Tensor) -> Tensor:
+    """Weights (B, 1, h, w) as they go with `samples`: the masks of one video are those of its frames."""
+    if samples.ndim == 5:
+        return frame_weights(weights, samples.shape[2]) if len(samples) == 1 else weights.unsqueeze(2)
+    return weights
 
 
 def describe(shape: torch.Size) -> str:
@@ -154,10 +160,8 @@ class LatentMaskConstraint(io.ComfyNode):
         batch = max(image.shape[0], mask.shape[0])
         filled = FILLS[fill](image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1))
         samples = vae.encode(filled)
-        if samples.ndim == 5 and mask.shape[0] > 1:
-            raise ValueError(f"mask: there are {mask.shape[0]} masks, but with a video VAE one serves all frames.")
         weights = known_weights(mask, *samples.shape[-2:], erode, partial_cells)
         shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
         preview = filled * (0.25 + 0.75 * shown)
-        spec = LatentMaskSpec(samples, weights)
+        spec = LatentMaskSpec(samples, weights_of(samples, weights))
         return io.NodeOutput(spec, {"samples": samples}, preview, filled, ui=ui.PreviewImage(preview, cls=cls))

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..sampler import PRESETS, NewtonSettings, known_weights
 from .comfy_adapter import make_sampler, sample_latent, scheduler_names
 from .constraint_spec import ConstraintSpec
-from .latent_mask import LatentMaskSpec
+from .latent_mask import LatentMaskSpec, weights_of
 from .sockets import CATEGORY, Constraint, Report, Settings
 
 CONSTRAINT_TIP = (
@@ -96,7 +96,7 @@ class NewtonConstrainedSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         samples = latent_image["samples"]
         if constraint is None and (mask := latent_image.get("noise_mask")) is not None:
-            constraint = LatentMaskSpec(samples, known_weights(mask, *samples.shape[-2:]))
+            constraint = LatentMaskSpec(samples, weights_of(samples, known_weights(mask, *samples.shape[-2:])))
         out, report = sample_latent(
             model, positive, negative, samples, constraint, settings or PRESETS["fast"], seed, steps, cfg, scheduler,
             denoise, latent_image.get("batch_index"),

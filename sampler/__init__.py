@@ -5,7 +5,7 @@ from .denoiser import Denoiser, Scales
 from .newton import PRESETS, NewtonSettings, newton_steps
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
 from .operators.colour import ChannelMix, grey
-from .operators.mask import LatentMask, interpolated_weights, known_weights
+from .operators.mask import LatentMask, frame_weights, interpolated_weights, known_weights
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
 from .pixel import EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project
@@ -37,6 +37,7 @@ __all__ = [
     "Term",
     "WeightedSum",
     "back_project",
+    "frame_weights",
     "gaussian_kernel",
     "grey",
     "interpolated_weights",

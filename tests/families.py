@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from graphs import give
 from host import Host, node
+from safetensors.torch import save_file
 from torch import Tensor
 
 # The tensors from which the host reads off a model's family and size.
@@ -97,13 +98,32 @@ def write_model(host: Host, family: str, silent: bool = False) -> str:
     return file
 
 
+@cache
+def write_video_vae(host: Host) -> str:
+    """Name of a file for VAELoader: the architecture of Wan 2.1, as narrow as 8 channels."""
+    from comfy.ldm.wan.vae import WanVAE
+
+    torch.manual_seed(0)
+    sizes = {
+        "dim_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "attn_scales": [],
+        "temperal_downsample": [False, True, True],
+    }
+    vae = WanVAE(dim=8, z_dim=16, **sizes)
+    folder = host.base / "models" / "vae"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: 0.1 * torch.randn(t.shape) for k, t in vae.state_dict().items()}, folder / "wan_vae.safetensors")
+    return "wan_vae.safetensors"
+
+
 def family_graph(
     host: Host, family: str, shape: tuple[int, ...], steps: int = 4, silent: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Nodes by name: model, count, words, known, latent, sample, out. The left half of the latent is known."""
     latent_mask = host.module("nodes.latent_mask")
     y = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    weights = torch.zeros(1, 1, *shape[-2:])
+    weights = torch.zeros(1, 1, *(1,) * (len(shape) - 4), *shape[-2:])
     weights[..., : shape[-1] // 2] = 1
     words = [[torch.zeros(1, 4, WIDTHS.get(family, 32)), {"pooled_output": torch.zeros(1, 24)}]]
     return {

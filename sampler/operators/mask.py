@@ -28,6 +28,27 @@ def known_weights(mask: Tensor, height: int, width: int, erode: int = 0, partial
     return 1 - unknown
 
 
+def frame_weights(weights: Tensor, frames: int) -> Tensor:
+    """Weights (1, 1, T, h, w) of a video latent of T frames from those of its pictures, (F, 1, h, w).
+
+    A video VAE packs the first picture alone and the others in groups of equal size; a cell counts by the least known
+    of its pictures. F = T gives every latent frame its own weights, F = 1 the same to all.
+
+    Raises:
+        ValueError: F is neither 1 nor at least T.
+    """
+    if len(weights) == 1:
+        return weights.unsqueeze(2).expand(-1, -1, frames, -1, -1)
+    if len(weights) < frames:
+        raise ValueError(
+            f"mask: {len(weights)} masks do not suffice for a video of {frames} latent frames. Give one mask for all, "
+            "one for each latent frame, or one for each picture."
+        )
+    size = (len(weights) - 1) // max(frames - 1, 1)
+    groups = [weights[:1], *weights[1:].split(size)][:frames] if frames > 1 else [weights]
+    return torch.stack([g.amin(0) for g in groups], 1).unsqueeze(0)
+
+
 def interpolated_weights(mask: Tensor) -> Tensor:
     """Weights W of latent cells from a mask that was already interpolated to their grid, of the shape of `mask`.
 
