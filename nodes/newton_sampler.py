@@ -119,8 +119,8 @@ class NewtonSampler(io.ComfyNode):
             outputs=[
                 io.Sampler.Output(
                     display_name="SAMPLER",
-                    tooltip="For SamplerCustom(Advanced). Here a noise mask reaches us already blurred by ComfyUI: "
-                    "every touched cell is generated, but lines thinner than a cell can be lost. Use Latent Mask "
+                    tooltip="For SamplerCustom(Advanced). Here a noise mask reaches us already scaled by ComfyUI: "
+                    "cells at a hard edge are generated, and lines thinner than a cell can be lost. Use Latent Mask "
                     "Constraint for those.",
                 )
             ],

@@ -100,20 +100,20 @@ def test_nothing_overlaps(name):
             assert x + width < x2 or x2 + width2 < x or y + height < y2 - 30 or y2 + height2 < y - 30
 
 
-@pytest.mark.parametrize("name", ["inpaint_sd15", "superres_sd15_x8"])
-def test_sd15_lacks_nothing_but_its_checkpoint(host, name):
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("_demo")])
+def test_nothing_lacks_but_the_models(host, name):
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(host.base / "input" / "example.png")
     graph = read(API, name)
-    checkpoint = graph["1"]["inputs"]["ckpt_name"]
     valid, _, _, errors = host.loop.run_until_complete(host.execution.validate_prompt("id", graph, None))
-    found = [(number, e["type"]) for number, what in errors.items() for e in what["errors"]]
-    assert not valid and found == [("1", "value_not_in_list")]
-    (loader,) = (n for n in ui_nodes(name) if n["type"] == "CheckpointLoaderSimple")
-    (model,) = loader["properties"]["models"]
-    assert model["name"] == checkpoint and model["url"].endswith(f"/{checkpoint}")
-    assert model["directory"] == "checkpoints"
+    found = {(number, e["type"]) for number, what in errors.items() for e in what["errors"]}
+    loaders = {str(n["id"]): n["properties"]["models"] for n in ui_nodes(name) if "Loader" in n["type"]}
+    assert not valid and found == {(number, "value_not_in_list") for number in loaders}
+    for number, (model,) in loaders.items():
+        file = model["name"]
+        assert file in graph[number]["inputs"].values() and model["url"].endswith(f"/resolve/main/{file}")
+        assert model["directory"] == ("controlnet" if "ControlNet" in graph[number]["class_type"] else "checkpoints")
 
 
 def test_sd15_scales_picture_and_mask_together(host):
@@ -152,7 +152,9 @@ def test_the_enlarged_picture_shrinks_to_the_given_one(host):
     assert off.mean() < 0.5 and off.max() < 4
 
 
-@pytest.mark.parametrize("name", ["inpaint_demo", "outpaint_demo"])
+@pytest.mark.parametrize(
+    "name", ["inpaint_demo", "inpaint_model_patch_demo", "inpaint_custom_sampler_demo", "outpaint_demo"]
+)
 def test_known_pixels_are_untouched(host, name):
     graph = read(API, name)
     given, made = result_of(host, graph, "ncs_half.png")

@@ -2,12 +2,13 @@
 
     COMFYUI_PATH=.cache/comfyui-0.3.75 .cache/venv/bin/python tools/make_workflows.py [TASK ...]
 
-A TASK is what a graph's name begins with, such as superres; without one, all graphs are built.
+A TASK is what a graph's name begins with, such as superres or inpaint_sd; without one, all graphs are built.
 Slots, widgets and their order come from the node definitions of a running ComfyUI, thumbnails from running the demo
 graphs in it. Start it again whenever a graph, a node or the demo checkpoint has changed.
 """
 
 import copy
+import functools
 import io
 import json
 import shutil
@@ -15,7 +16,6 @@ import sys
 import uuid
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from pathlib import Path
 from typing import Any
 
 from host import PACK, ROOT, Graph, Host, HostError
@@ -26,11 +26,22 @@ from workflow_notes import NOTES
 API = ROOT / "workflows" / "api"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMNS = {
-    "Model and picture": ("CheckpointLoaderSimple", "LoadImage"),
-    "Prompt": ("WordConditioning", "CLIPTextEncode"),
+    "Model and picture": ("CheckpointLoaderSimple", "ControlNetLoader", "LoadImage"),
+    "Prompt": ("WordConditioning", "CLIPTextEncode", "FluxGuidance"),
     "Canvas": ("ImageCrop", "ImagePadForOutpaint", "JoinImageWithAlpha", "ImageScale", "SplitImageWithAlpha"),
     "Constraint": ("LatentMaskConstraint", "PixelSRConstraint", "PreviewImage"),
-    "Sampling": ("NewtonConstrainedSampler", "VAEDecode"),
+    "ControlNet": ("Canny", "ControlNetApplyAdvanced"),
+    "Sampling": (
+        "RandomNoise",
+        "BasicGuider",
+        "NewtonSampler",
+        "BasicScheduler",
+        "NewtonConstrainModel",
+        "NewtonConstrainedSampler",
+        "KSampler",
+        "SamplerCustomAdvanced",
+        "VAEDecode",
+    ),
     "Soft mask": ("GrowMask", "MaskToImage", "ImageBlur", "ImageToMask"),
     "Composite": ("ImageCompositeMasked", "NewtonBackProjectPixels", "PreviewAny", "SaveImage"),
 }
@@ -40,8 +51,26 @@ EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "Sa
          "PreviewAny": 90}  # fmt: skip
 # What the thumbnail shows as given is the picture that enters one of these.
 MASKED, MEASURED = "LatentMaskConstraint", ("PixelSRConstraint",)
-SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
-DOWNLOADS = {SD15: f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{SD15}"}
+HUB = "https://huggingface.co"
+# Where the editor offers to fetch a model from, and the folder of `models` that it belongs in.
+DOWNLOADS = {
+    "v1-5-pruned-emaonly-fp16.safetensors": (f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive", "checkpoints"),
+    "sd_xl_base_1.0.safetensors": (f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0", "checkpoints"),
+    "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors": (f"{HUB}/Comfy-Org/stable-diffusion-3.5-fp8", "checkpoints"),
+    "flux1-dev-fp8.safetensors": (f"{HUB}/Comfy-Org/flux1-dev", "checkpoints"),
+    "control_v11p_sd15_canny_fp16.safetensors": (
+        f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors", "controlnet",
+    ),
+}  # fmt: skip
+# Graphs whose model is not shipped: what their thumbnail says, and the demo whose pictures it borrows.
+BORROWED = {
+    "controlnet_plus_constraint_sd15": ("512 px, SD 1.5, ControlNet", "inpaint_demo"),
+    "inpaint_flux": ("1024 px, Flux dev", "inpaint_demo"),
+    "inpaint_sd15": ("512 px, SD 1.5", "inpaint_demo"),
+    "inpaint_sd35": ("1024 px, SD 3.5", "inpaint_demo"),
+    "inpaint_sdxl": ("1024 px, SDXL", "inpaint_demo"),
+    "superres_sd15_x8": ("512 px, SD 1.5", "superres_demo"),
+}
 THUMBNAIL, SQUARE = 512, 8  # pixels
 
 Node = dict[str, Any]
@@ -89,7 +118,11 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
     ours = definition["python_module"].startswith("custom_nodes.")
     properties: Node = {"Node name for S&R": kind, "cnr_id": PACK if ours else "comfy-core"}
     if models := [value for value in values if value in DOWNLOADS]:
-        properties["models"] = [{"name": m, "url": DOWNLOADS[m], "directory": "checkpoints"} for m in models]
+        properties["models"] = [
+            {"name": m, "url": f"{repository}/resolve/main/{m}", "directory": directory}
+            for m in models
+            for repository, directory in [DOWNLOADS[m]]
+        ]
     node = {
         "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDTH, height], "flags": {}, "order": 0, "mode": 0,
         "inputs": slots, "outputs": outputs, "properties": properties, "widgets_values": values,
@@ -172,10 +205,14 @@ def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
         shutil.copyfile(file, host.base / "input" / name)
     seen = graph[node_of(graph, MASKED, *MEASURED)]["inputs"]
     saved = node_of(graph, "SaveImage")
-    graph["seen"] = {"class_type": "SaveImage", "inputs": {"images": seen["image"], "filename_prefix": "seen"}}
+    # A name of its own for each graph: what another one has saved under the same name would not be saved again.
+    name = graph[saved]["inputs"]["filename_prefix"]
+    graph["seen"] = {"class_type": "SaveImage", "inputs": {"images": seen["image"], "filename_prefix": f"{name}_seen"}}
     if "mask" in seen:
         graph["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": seen["mask"]}}
-        graph["hidden"] = {"class_type": "SaveImage", "inputs": {"images": ["mask", 0], "filename_prefix": "hidden"}}
+        graph["hidden"] = {
+            "class_type": "SaveImage", "inputs": {"images": ["mask", 0], "filename_prefix": f"{name}_hidden"},
+        }  # fmt: skip
     result = host.run(graph, show_progress=True)
     picture, made = (Image.open(io.BytesIO(result.file(n))).convert("RGB") for n in ("seen", saved))
     if "mask" not in seen:
@@ -205,23 +242,21 @@ def thumbnail(before: Image.Image, after: Image.Image, label: str = "") -> Image
     return sheet
 
 
-def task_of(file: Path) -> str:
-    return file.stem.split("_")[0]
-
-
 def main() -> None:
     with Host() as host:
         definitions = host.get("/object_info")
-        shown = {}
-        for file in sorted(f for f in API.glob("*.json") if len(sys.argv) == 1 or task_of(f) in sys.argv[1:]):
-            graph = read_graph(file)
-            text = json.dumps(build(file.stem, graph, definitions), indent=1, ensure_ascii=False)
+
+        @functools.cache
+        def shown(demo: str) -> tuple[Image.Image, Image.Image]:
+            return run(host, read_graph(API / f"{demo}.json"))
+
+        tasks = tuple(sys.argv[1:]) or ("",)
+        for file in sorted(f for f in API.glob("*.json") if f.stem.startswith(tasks)):
+            text = json.dumps(build(file.stem, read_graph(file), definitions), indent=1, ensure_ascii=False)
             (ROOT / "workflows" / file.name).write_text(text + "\n", encoding="utf-8")
-            label = "" if file.stem.endswith("_demo") else "512 px, SD 1.5 (shown: the small demo model)"
-            # A graph without a shipped checkpoint comes after the demo of the same task and borrows its pictures.
-            task = task_of(file)
-            shown[task] = shown[task] if label else run(host, graph)
-            thumbnail(*shown[task], label).save(ROOT / "workflows" / f"{file.stem}.jpg", quality=90)
+            model, demo = BORROWED.get(file.stem, ("", file.stem))
+            label = f"{model} (shown: the small demo model)" if model else ""
+            thumbnail(*shown(demo), label).save(ROOT / "workflows" / f"{file.stem}.jpg", quality=90)
             print(f"workflows/{file.stem}.json and .jpg", flush=True)
 
 

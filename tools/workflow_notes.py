@@ -11,6 +11,12 @@ BACK_PROJECTION = """**Back-projection.** The sampler follows the given picture 
 Pixels changes the result as little as possible until it does, to within rounding; its report says by how many of the \
 256 levels the shrunk result is off."""
 
+LARGE = """**First** load your picture, right click on Load Image > Open in MaskEditor, and paint what is to be \
+generated. Then describe the whole picture in the {prompt}.
+
+**Canvas.** Picture and mask are scaled together to {px} x {px}, the size of this model; what does not fit is \
+cropped."""
+
 NOTES = {
     "inpaint_demo": f"""## Inpainting with the demo model
 
@@ -24,6 +30,28 @@ with a right click on Load Image > Open in MaskEditor.
 {COMPOSITE.format(px=2)}
 
 Try `ncs_box.png`, `ncs_strokes.png`, another seed, or words such as `face`.
+""",
+    "inpaint_model_patch_demo": f"""## A constraint on the model: the stock KSampler
+
+{DEMO}
+
+**Constrain Model** gives a model that obeys: KSampler, KSampler (Advanced), detailers and tiled upscalers then need \
+no change. The sampler must be a single-step one; *euler_ancestral* is the best start.
+
+For detailers leave its *constraint* unconnected: the noise mask of each crop becomes the constraint.
+
+{COMPOSITE.format(px=2)}
+""",
+    "inpaint_custom_sampler_demo": f"""## The sampler alone: SamplerCustomAdvanced
+
+{DEMO}
+
+**Newton Sampler** is the method as a SAMPLER, for graphs with their own noise, guider and sigmas. Exchange \
+BasicGuider for CFGGuider, PerpNegGuider or another: what it guides is what is constrained.
+
+**Constrain Sampler** in its place drives a sampler of another node, such as KSamplerSelect.
+
+{COMPOSITE.format(px=2)}
 """,
     "outpaint_demo": f"""## Outpainting with the demo model
 
@@ -42,13 +70,58 @@ change. Width and height of the canvas must be multiples of 8.
 Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB); the editor offers the download. An \
 ordinary checkpoint, not an inpainting one: any other does as well.
 
-**First** load your picture, right click on Load Image > Open in MaskEditor, and paint what is to be generated. Then \
-describe the whole picture in the positive prompt.
-
-**Canvas.** Picture and mask are scaled together to 512 x 512, the size of this model; what does not fit is cropped.
+{LARGE.format(prompt="positive prompt", px=512)}
 
 **Sampling.** 20 steps of two model calls each, about the time of 40 steps with KSampler. For stricter or cheaper runs \
 connect Newton Settings.
+
+{COMPOSITE.format(px=8)}
+""",
+    "inpaint_sdxl": f"""## Inpainting with Stable Diffusion XL
+
+Needs `sd_xl_base_1.0.safetensors` in `models/checkpoints` (7 GB); the editor offers the download. Any SDXL checkpoint \
+does as well.
+
+{LARGE.format(prompt="positive prompt", px=1024)}
+
+**Sampling.** 20 steps of two model calls each.
+
+{COMPOSITE.format(px=8)}
+""",
+    "inpaint_sd35": f"""## Inpainting with Stable Diffusion 3.5 Medium
+
+Needs `sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors` in `models/checkpoints`; the editor offers the \
+download. A flow model: the method reads the scales of its noise off the model, nothing is to be set.
+
+{LARGE.format(prompt="positive prompt", px=1024)}
+
+**Sampling.** 28 steps of two model calls each.
+
+{COMPOSITE.format(px=8)}
+""",
+    "inpaint_flux": f"""## Inpainting with Flux dev
+
+Needs `flux1-dev-fp8.safetensors` in `models/checkpoints` (17 GB); the editor offers the download. The ordinary model, \
+not Flux Fill. Its licence is non-commercial.
+
+{LARGE.format(prompt="prompt", px=1024)}
+
+**Sampling.** 20 steps of two model calls each. cfg stays at 1: FluxGuidance is the guidance that this model was \
+distilled with.
+
+{COMPOSITE.format(px=8)}
+""",
+    "controlnet_plus_constraint_sd15": f"""## ControlNet and constraint together, Stable Diffusion 1.5
+
+Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB) and \
+`control_v11p_sd15_canny_fp16.safetensors` in `models/controlnet` (0.7 GB); the editor offers the downloads.
+
+{LARGE.format(prompt="positive prompt", px=512)}
+
+**ControlNet** hands on the outlines of the whole picture, those under the mask too: what is generated follows them in \
+new colours and materials. The constraint keeps the rest. Connect a drawing of your own to Canny to set other outlines.
+
+**Sampling.** 20 steps of two model calls each; every call asks the ControlNet as well.
 
 {COMPOSITE.format(px=8)}
 """,

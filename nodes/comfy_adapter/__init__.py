@@ -1,11 +1,20 @@
 """The only room that knows ComfyUI's internals.
 
-Host API used, present since 2024 or earlier: comfy.samplers.KSAMPLER and KSampler.sigmas,
-comfy.sample.prepare_noise / fix_empty_latent_channels / sample_custom, model_sampling.noise_scaling and
-percent_to_sigma, BaseModel.process_latent_in / get_dtype / manual_cast_dtype, comfy.utils.ProgressBar,
-latent_preview.get_previewer, model_management.throw_exception_if_processing_interrupted / load_models_gpu /
-get_free_memory, VAE.decode / encode / first_stage_model / process_output / memory_used_decode; since January 2025:
-comfy.patcher_extension and ModelPatcher.add_wrapper_with_key.
+Host API used, and since when it is there. The youngest is comfy_api.latest with comfy_entrypoint, since summer
+2025, used all over nodes/: a host that loads the pack has everything else here.
+
+- 2024 or earlier: comfy.samplers.KSAMPLER, KSampler.sigmas and SCHEDULER_NAMES; what KSAMPLER hands a sampler function
+  (model_k with inner_model, latent_image and sigmas; extra_args with model_options, seed and denoise_mask);
+  comfy.sample.prepare_noise / fix_empty_latent_channels / sample_custom; model_sampling.noise_scaling and
+  percent_to_sigma; BaseModel.process_latent_in / process_latent_out / get_dtype / manual_cast_dtype;
+  ModelPatcher.clone / get_model_object / load_device; comfy.utils.ProgressBar; latent_preview.get_previewer;
+  model_management.throw_exception_if_processing_interrupted / load_models_gpu / get_free_memory; VAE.decode / encode /
+  first_stage_model / process_output / memory_used_decode / vae_dtype; of model_options the guidance functions and
+  denoise_mask_function (DifferentialDiffusion, 2024).
+- 0.3.7 (December 2024): comfy.patcher_extension with WrapperExecutor and WrappersMP.SAMPLER_SAMPLE / APPLY_MODEL,
+  ModelPatcher.add_wrapper_with_key / remove_wrappers_with_key, model_patcher.create_model_options_clone.
+- 2025: VAE.spacial_compression_encode; where EasyCache or LazyCache is in the graph, transformer_options["easycache"]
+  with its name, clone and end_t.
 """
 
 from .codec import PixelCodec, start_latent
