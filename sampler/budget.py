@@ -5,7 +5,7 @@ import math
 from .denoiser import Scales
 
 # Noise levels whose corrections count most: arctan(s / alpha).
-MIDDLE = 1.25
+MIDDLE = 0.94
 
 
 def share(steps: int, iterations: int, remaining: list[Scales]) -> int:
