@@ -1,6 +1,7 @@
 """Limits and the report in a real ComfyUI: what the user asks for, sees, and pays."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,6 +145,37 @@ def test_without_any_level_there_is_a_report(host, graph):
     graph["sample"]["inputs"]["denoise"] = 0.0
     (report,) = host.run(graph)
     assert report.calls == 0 and "no level" in report.summary()
+
+
+class OnMeta:
+    """A network, and a constraint, on torch's meta device: no value exists there, so whatever reads one fails."""
+
+    def __init__(self, host, base):
+        self.inner_model, self.sigmas = SimpleNamespace(inner_model=base), None
+        self.mask = host.module("sampler").LatentMask
+
+    def __call__(self, x, sigma, **extra_args):
+        return 0.5 * x
+
+    def bind(self, space):
+        return self.mask(torch.empty(space.shape, device="meta"), torch.empty(1, 1, *space.shape[2:], device="meta"))
+
+
+@pytest.mark.parametrize("target", [0.0, 0.1])
+def test_the_host_waits_for_the_device_at_the_end_only(host, graph, target):
+    """Nothing is read off the device before the report, unless there is a residual target."""
+    model = host.run({"ckpt": graph["ckpt"], "out": node("TestCapture", value=["ckpt", 0])})[0].model
+    network, calls, levels = OnMeta(host, model), [], []
+    newton = host.module("nodes.comfy_adapter.sampling").newton_function
+    chosen = host.module("sampler").NewtonSettings(residual_target=target)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta") as stopped:
+        newton(
+            network, torch.empty(2, 4, 16, 16, device="meta"), torch.linspace(10, 0, 6),
+            {"model_options": {}, "denoise_mask": None, "seed": 1}, levels.append, True, network, chosen,
+            lambda done, total: calls.append(done),
+        )  # fmt: skip
+    at_the_end = "report" in [entry.name for entry in stopped.traceback]
+    assert (at_the_end, len(calls), len(levels)) == ((False, 1, 0) if target else (True, 10, 5))
 
 
 @pytest.mark.parametrize(("size", "batch"), [(64, 1), (192, 1), (128, 3)])

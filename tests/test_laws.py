@@ -49,6 +49,11 @@ def test_forward_difference_is_the_exact_jacobian_product(sigma, scales):
     assert error <= 1e-3
 
 
+def test_delta_is_the_published_one_in_single_precision():
+    for settings in PRESETS.values():
+        assert settings.delta_for(torch.float32) == 0.005 < settings.delta_for(torch.bfloat16)
+
+
 def test_known_region_converges_with_iterations():
     small = [NewtonSettings(k, 0.05, 0.05, eta=0.155, carry=False) for k in (1, 2, 4, 8)]
     errors = [known_rms(run(s)) for s in small]

@@ -50,7 +50,7 @@ def test_paper_preset_is_the_published_loop():
     generators = sample_generators(0, 1)
     noises = [noise_like(x, generators) for _ in levels[:-1]]
     ours = sample_constrained(
-        prior.denoiser(), x, levels, LatentMask(truth, weights), PRESETS["paper"], PRESETS["paper"].delta, seed=0
+        prior.denoiser(), x, levels, LatentMask(truth, weights), PRESETS["paper"], delta=0.005, seed=0
     )
     theirs = published_loop(eps_model, x * abar[0].sqrt(), truth, weights, noises)
     assert (ours - theirs).abs().max() < 1e-5
