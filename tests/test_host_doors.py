@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from graphs import custom_sampling, encoded, inpaint_graph, sampled
+from graphs import custom_sampling, encoded, give, inpaint_graph, sampled
 from host import CountNode, GraphError, node
 
 
@@ -54,8 +54,28 @@ def test_the_list_of_supported_samplers_is_the_tested_one(host):
 @pytest.mark.parametrize("name", ["dpmpp_2m", "lms", "uni_pc", "dpm_adaptive", "euler_cfg_pp", "heunpp2", "dpmpp_sde"])
 def test_multistep_samplers_are_refused_by_name(host, graph, name):
     stock_sampling(graph, name)
-    with pytest.raises(GraphError, match="earlier noise levels"):
+    with pytest.raises(GraphError, match="earlier levels"):
         host.run(graph)
+
+
+def test_other_kinds_of_sampler_are_refused(host, graph):
+    import comfy.samplers
+
+    graph["own"] = give(host, "SAMPLER", comfy.samplers.Sampler())
+    graph["ours"] = node("NewtonConstrainSampler", sampler=["own", 0], constraint=["constraint", 0])
+    graph["out"] = node("TestCapture", value=["ours", 0])
+    with pytest.raises(GraphError, match="a Sampler cannot be driven one noise level at a time"):
+        host.run(graph)
+
+
+def test_options_of_a_driven_sampler_are_kept(host, graph):
+    """euler_ancestral without fresh noise is euler."""
+    stock_sampling(graph, "euler")
+    expected = sampled(host, graph)
+    graph["own"] = node("SamplerEulerAncestral", eta=0.0, s_noise=1.0)
+    graph["ours"] = node("NewtonConstrainSampler", sampler=["own", 0], constraint=["constraint", 0])
+    advanced(graph, "count", "ours")
+    assert torch.allclose(sampled(host, graph), expected, atol=1e-3)
 
 
 def test_the_model_that_was_given_is_not_changed(host, graph):

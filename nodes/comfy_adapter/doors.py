@@ -42,8 +42,9 @@ def constrain_sampler(
     name = function.__name__.removeprefix("sample_")
     if name not in SINGLE_STEP:
         raise ValueError(
-            f"sampler_name: '{name}' uses earlier noise levels, or more than the model's estimate, and would be wrong "
-            f"after a correction. Use one of {', '.join(SINGLE_STEP)}; euler_ancestral is the best start."
+            f"sampler_name: '{name}' is not among the samplers that can be driven. Those that use earlier levels, or "
+            "more than the model's estimate, would be wrong after a correction. Use one of "
+            f"{', '.join(SINGLE_STEP)}; euler_ancestral is the best start."
         )
     driven = {
         "constraint": constraint, "settings": settings, "driver": partial(function, **options),
