@@ -62,15 +62,13 @@ class Case:
     """One autoencoder on the photographs: both ways, and estimates at any noise level."""
 
     def __init__(self, name: str, pictures: Tensor):
-        from newton_pack.nodes import comfy_adapter, constraint_spec
+        from newton_pack.nodes import comfy_adapter
 
         stem, self.scale, self.shift = VAES[name]
         self.vae = load_vae(stem, self.scale, self.shift)
-        self.space = constraint_spec.LatentSpace(
-            None, torch.device("cpu"), lambda z: (z - self.shift) * self.scale, lambda z: z / self.scale + self.shift,
-            lambda percent: 0.0,
-        )  # fmt: skip
-        self.codec = comfy_adapter.PixelCodec(self.vae, self.space)
+        self.codec = comfy_adapter.PixelCodec(
+            self.vae, 0, lambda z: (z - self.shift) * self.scale, lambda z: z / self.scale + self.shift
+        )
         self.pictures = pictures
         self.z = torch.cat([self.codec.encode(p) for p in pictures.split(1)])
 

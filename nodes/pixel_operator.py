@@ -104,7 +104,7 @@ class PixelOperatorConstraint(io.ComfyNode):
         }
         measured, start = measure[operator]()
         start = start.movedim(1, -1)
-        samples = start_latent(vae, start, needs_encoder=direction == "forward only")
+        samples = start_latent(vae, start, tile, needs_encoder=direction == "forward only")
         spec = PixelSpec(measured, vae, size, start.shape[0], noise, direction, tile)
         return io.NodeOutput(spec, {"samples": samples}, start)
 

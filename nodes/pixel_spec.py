@@ -37,7 +37,7 @@ class PixelSpec:
 
     def bind(self, space: LatentSpace) -> PixelConstraint:
         self.check_latent(space)
-        codec = PixelCodec(self.vae, space, self.tile)
+        codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
         if self.direction == "decoder gradient":
             lift, pull = self.measurement.descent, codec.pull_back
         else:

@@ -81,7 +81,7 @@ class PixelSRConstraint(io.ComfyNode):
         check_ratio("width, height" if width or height else f"factor: {factor}", *size, vae)
         operator = Resample.between(low, size, filter)
         upscaled = operator.pinv(y).clamp(0, 1).movedim(1, -1)
-        samples = start_latent(vae, upscaled, needs_encoder=direction == "forward only")
+        samples = start_latent(vae, upscaled, tile, needs_encoder=direction == "forward only")
         spec = PixelSpec(Measured(operator, y), vae, size, y.shape[0], noise, direction, tile)
         return io.NodeOutput(spec, {"samples": samples}, upscaled)
 

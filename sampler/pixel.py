@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from .constraint import with_residual
-from .denoiser import unit_max
+from .denoiser import max_abs, unit_max
 from .operators.linear import LinearOperator
 
 PixelMap = Callable[[Tensor], Tensor]
@@ -64,14 +65,16 @@ class Target:
 
 @dataclass(frozen=True)
 class EncoderDifference:
-    """From a movement of the picture to one of x0 by forward passes only (VAE-Newton).
+    """From a movement of the picture to one of x0 by forward passes only (VAE-Newton): no gradient anywhere.
 
-    e = Enc(I + h e_I) - Enc(I) for I = Dec(x0), with e_I scaled to largest magnitude 1: no gradient anywhere.
+    e = Enc(I + e_I) - Enc(I) for I = Dec(x0). The published form shortens e_I to a small step, for the encoder's
+    derivative; at its own length the direction is better: see bench/direction.py.
 
     Attributes:
         decode: x0 to a picture (B, 3, ..., H, W) in [0, 1].
         encode: a picture to x0; deterministic (the encoder's mean).
-        step: h, in units of the picture.
+        step: h, in units of the picture: an e_I whose largest magnitude is below is lengthened to it, or it would
+            drown in the encoder's rounding.
     """
 
     decode: PixelMap
@@ -80,7 +83,9 @@ class EncoderDifference:
 
     def __call__(self, x0: Tensor, wish: PixelMap) -> Tensor:
         picture = self.decode(x0)
-        return self.encode(picture + self.step * unit_max(wish(picture))) - self.encode(picture)
+        e_pixel = wish(picture)
+        e_pixel = unit_max(e_pixel) * max_abs(e_pixel).clamp(min=self.step)
+        return self.encode(picture + e_pixel) - self.encode(picture)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class PixelConstraint:
         def wish(picture: Tensor) -> Tensor:
             r = self.misfit(picture)
             sizes.append(rms(r))
-            return self.lift(r * (sizes[0] > self.noise).reshape(-1, *(1,) * (r.ndim - 1)))
+            return self.lift(r * per_sample(sizes[0] > self.noise, r))
 
         e = self.pull(x0, wish)
         return with_residual(e, sizes[0])
@@ -120,10 +125,29 @@ def rms(r: Tensor) -> Tensor:
     return r.square().flatten(1).mean(1).sqrt()
 
 
-def back_project(measurement: Measurement, picture: Tensor, noise: float = 0.0, rounds: int = 20) -> Tensor:
-    """Alternate I + A+ (y - A I), as far as the noise asks, with the limits of pictures, [0, 1]."""
+def back_project(measurement: Measurement, picture: Tensor, noise: float = 0.0, rounds: int = 50) -> Tensor:
+    """The picture (B, 3, ..., H, W) changed until it satisfies the measurement, as far as its noise asks.
+
+    Alternates I + A+ (y - A I) with the limits of pictures, [0, 1]. Where that leaves more than before, because the
+    two contradict or A+ is truncated, I + A* (y - A I) takes its place, which cannot if |A| <= 1.
+    """
+    r = measurement.misfit(picture)
     for _ in range(rounds):
-        r = measurement.misfit(picture)
-        share = (1 - noise / rms(r).clamp(min=1e-9)).clamp(min=0)
-        picture = (picture + share.reshape(-1, *(1,) * (r.ndim - 1)) * measurement.correction(r)).clamp(0, 1)
+        before = rms(r)
+        share = per_sample((1 - noise / before.clamp(min=1e-9)).clamp(min=0), picture)
+        best, left = picture, r
+        for move in (measurement.descent, measurement.correction):
+            tried = (picture + share * move(r)).clamp(0, 1)
+            found = measurement.misfit(tried)
+            closer = rms(found) < before
+            best = torch.where(per_sample(closer, best), tried, best)
+            left = torch.where(per_sample(closer, left), found, left)
+        if torch.equal(left, r):
+            break
+        picture, r = best, left
     return picture
+
+
+def per_sample(value: Tensor, like: Tensor) -> Tensor:
+    """(B,) to (B, 1, ...)."""
+    return value.reshape(-1, *(1,) * (like.ndim - 1))

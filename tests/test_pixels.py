@@ -1,0 +1,195 @@
+"""Laws of constraints on the decoded picture, with linear autoencoders whose answers are known."""
+
+import pytest
+import torch
+from newton_pack.sampler import (
+    EncoderDifference,
+    Measured,
+    PixelConstraint,
+    PixelMask,
+    Resample,
+    Target,
+    back_project,
+    gaussian_kernel,
+    grey,
+    motion_kernel,
+    tiled,
+)
+from newton_pack.sampler.constraint import residual
+from newton_pack.sampler.operators.blur import Blur
+
+SIZE = 32
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rotation(seed=3):
+    """An orthogonal map of the channels: an autoencoder that loses nothing."""
+    return torch.linalg.qr(noise(3, 3, seed=seed))[0]
+
+
+def decode(x0):
+    return 0.5 + 0.1 * torch.einsum("dc,bchw->bdhw", rotation(), x0)
+
+
+def encode(picture):
+    return torch.einsum("dc,bdhw->bchw", rotation(), (picture - 0.5) / 0.1)
+
+
+def transposed(x0, wish):
+    with torch.enable_grad():
+        z = x0.clone().requires_grad_()
+        picture = decode(z)
+        return torch.autograd.grad(picture, z, wish(picture.detach()))[0]
+
+
+def picture(seed=1, batch=1):
+    return decode(noise(batch, 3, SIZE, SIZE, seed=seed)).clamp(0, 1)
+
+
+OPERATORS = {
+    "area": Resample.by_factor((8, 8), 4),
+    "lanczos": Resample.by_factor((8, 8), 4, "lanczos"),
+    "grey": grey(),
+    "mask": PixelMask(noise(SIZE, SIZE, seed=3) > 0.8),
+    "blur": Blur(gaussian_kernel(1.0)),
+    "motion": Blur(motion_kernel(5, 30)),
+}
+
+
+def measured(name, truth, sigma=0.0):
+    y = OPERATORS[name].A(truth)
+    return Measured(OPERATORS[name], y + sigma * noise(*y.shape, seed=9))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_gradient_is_that_of_the_residual_norm(name):
+    m, x0 = measured(name, picture()), noise(1, 3, SIZE, SIZE)
+    e = PixelConstraint(m.misfit, m.descent, transposed).error(x0, 1.0)
+    x0 = x0.requires_grad_()
+    exact = -torch.autograd.grad(m.misfit(decode(x0)).norm(), x0)[0]
+    assert torch.nn.functional.cosine_similarity(e.flatten(), exact.flatten(), 0) > 1 - 1e-9
+
+
+@pytest.mark.parametrize("name", ["area", "lanczos", "grey", "mask"])
+def test_one_encoder_difference_satisfies_a_lossless_autoencoder(name):
+    """Dec(x0 + e) measures as y, when e has its own length: a Newton step."""
+    m, x0 = measured(name, picture()), noise(1, 3, SIZE, SIZE)
+    e = EncoderDifference(decode, encode, 1e-6)(x0, lambda p: m.correction(m.misfit(p)))
+    assert m.misfit(decode(x0 + e)).abs().max() < 1e-10
+
+
+def test_both_ways_agree_where_they_must():
+    """Area averaging has A* in proportion to A+, and a rotation is its own inverse transposed."""
+    m, x0 = measured("area", picture()), noise(1, 3, SIZE, SIZE)
+    forward = PixelConstraint(m.misfit, m.correction, EncoderDifference(decode, encode, 0.005)).error(x0, 1.0)
+    gradient = PixelConstraint(m.misfit, m.descent, transposed).error(x0, 1.0)
+    assert torch.allclose(forward, gradient, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", ["forward", "gradient"])
+def test_noise_is_not_fitted(way):
+    """Of three samples the one above the noise level moves, the one below does not, one that fits exactly neither."""
+    m = measured("area", picture().expand(3, -1, -1, -1))
+    off = torch.tensor([0.03, 0.015, 0.0], dtype=torch.float64)
+    x0 = encode(picture() + off.reshape(3, 1, 1, 1))
+    pull = EncoderDifference(decode, encode, 0.005) if way == "forward" else transposed
+    lift = m.correction if way == "forward" else m.descent
+    e = PixelConstraint(m.misfit, lift, pull, noise=0.02).error(x0, 1.0)
+    assert torch.allclose(residual(e), torch.tensor([0.03, 0.0, 0.0], dtype=torch.float64), atol=1e-12)
+
+
+def test_small_wishes_are_lengthened_for_the_encoder():
+    seen = []
+
+    def watched(p):
+        seen.append(p)
+        return encode(p)
+
+    x0 = noise(2, 3, SIZE, SIZE)
+    wish = torch.zeros(2, 3, SIZE, SIZE, dtype=torch.float64)
+    wish[0, 0, 0, 0], wish[1, 0, 0, 0] = 1e-4, 0.5
+    EncoderDifference(decode, watched, 0.1)(x0, lambda p: wish)
+    longest = (seen[0] - seen[1]).abs().flatten(1).amax(1)
+    assert torch.allclose(longest, torch.tensor([0.1, 0.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_back_projection_is_consistent_below_half_a_level(name):
+    """Also after rounding to 8 bits, for a picture far off."""
+    m = measured(name, picture())
+    closed = back_project(m, picture(seed=2))
+    assert closed.min() >= 0 and closed.max() <= 1
+    saved = (255 * closed).round() / 255
+    assert 255 * m.misfit(saved).abs().mean() < 0.5 < 255 * m.misfit(picture(seed=2)).abs().mean()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_back_projection_never_leaves_more(name):
+    """Even where no picture satisfies y: a sharp one given as blurred or shrunk, brighter than white."""
+    impossible = Measured(OPERATORS[name], 1.5 * noise(*OPERATORS[name].A(picture()).shape, seed=4))
+    start = picture(seed=2)
+    left = [impossible.misfit(back_project(impossible, start, rounds=k)).norm().item() for k in (0, 1, 4, 16)]
+    assert left == sorted(left, reverse=True) and left[-1] < 0.99 * left[0]
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.05])
+@pytest.mark.parametrize("name", ["area", "grey"])
+def test_back_projection_stops_at_the_noise(name, sigma):
+    """It ends at the noise level, and so nearer to the truth than an exact projection onto noisy data."""
+    truth = picture()
+    m = measured(name, truth, sigma)
+    kept, exact = back_project(m, truth, sigma), back_project(m, truth)
+    start = back_project(m, picture(seed=2), sigma)
+    assert residual(m.misfit(start)).item() == pytest.approx(sigma, rel=0.02)
+    assert (kept - truth).norm() < 0.5 * (exact - truth).norm()
+
+
+def test_a_target_is_reached():
+    posterised = Target(lambda p: (4 * p).round() / 4)
+    closed = back_project(posterised, picture())
+    assert posterised.misfit(closed).abs().max() == 0
+    e = PixelConstraint(posterised.misfit, posterised.correction, EncoderDifference(decode, encode, 1e-6)).error(
+        encode(picture()), 1.0
+    )
+    assert residual(e).item() == pytest.approx(posterised.misfit(picture()).square().mean().sqrt().item())
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("size", [(40, 56), (16, 64), (33, 47), (8, 8)], ids=str)
+@pytest.mark.parametrize(("tile", "overlap"), [(16, 4), (16, 0), (13, 6)])
+def test_tiles_of_a_local_map_leave_no_trace(size, tile, overlap):
+    """Each cell by itself: the blend's weights sum to 1, at the edges too, in both directions of scale."""
+    x = noise(2, 3, *size)
+    up = lambda t: t.repeat_interleave(8, -1).repeat_interleave(8, -2)  # noqa: E731
+    assert torch.allclose(tiled(up, x, tile, overlap, 1, 8), up(x), atol=1e-6)
+    down = lambda t: torch.nn.functional.avg_pool2d(t, 8)  # noqa: E731
+    assert torch.allclose(tiled(down, up(x), tile, overlap, 8, 1), x, atol=1e-6)
+
+
+def test_tiles_are_no_larger_than_asked_and_a_gradient_passes():
+    sizes = []
+
+    def watched(t):
+        sizes.append(max(t.shape[-2:]))
+        return t.sin()
+
+    x = noise(1, 1, 50, 70).requires_grad_()
+    out = tiled(watched, x, 16, 4, 1, 1)
+    assert max(sizes) == 16
+    g = noise(*out.shape, seed=5)
+    assert torch.allclose(torch.autograd.grad(out, x, g)[0], x.cos() * g, atol=1e-6)
+
+
+def test_blurred_tiles_have_no_seams():
+    """A filter that reaches 3 cells, over tiles that overlap by 8: no jump at a border beyond the picture's own."""
+    kernel = torch.ones(1, 1, 7, 7, dtype=torch.float64) / 49
+    blur = lambda t: torch.nn.functional.conv2d(torch.nn.functional.pad(t, (3, 3, 3, 3), "reflect"), kernel)  # noqa: E731
+    x = noise(1, 1, 96, 96)
+    seam = (tiled(blur, x, 32, 8, 1, 1) - blur(x)).abs().max()
+    hard = (tiled(blur, x, 32, 0, 1, 1) - blur(x)).abs().max()
+    assert seam < 0.35 * hard
