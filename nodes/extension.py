@@ -6,6 +6,7 @@ from .back_project import BackProjectPixels
 from .combine import CombineConstraints
 from .constrain_model import ConstrainModel, ConstrainSampler
 from .latent_mask import LatentMaskConstraint
+from .layers import LayerDecompose
 from .newton_sampler import NewtonConstrainedSampler, NewtonSampler
 from .pixel_operator import PixelOperatorConstraint
 from .pixel_sr import PixelSRConstraint
@@ -25,6 +26,7 @@ NODES = [
     PixelOperatorConstraint,
     PixelTargetConstraint,
     BackProjectPixels,
+    LayerDecompose,
     CombineConstraints,
     ConstraintReport,
     WordConditioning,

@@ -2,6 +2,7 @@
 
 from .constraint import Constraint, Term, WeightedSum
 from .denoiser import Denoiser, Scales
+from .layers import LayerSettings, infer_mask, paint_layers
 from .newton import PRESETS, NewtonSettings, newton_steps
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
 from .operators.colour import ChannelMix, grey
@@ -9,6 +10,7 @@ from .operators.mask import LatentMask, frame_weights, interpolated_weights, kno
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
 from .pixel import EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project
+from .recompose import exact_layers, recompose
 from .renoise import mixed_seed
 from .report import WHY, Recorder, Report
 from .sample import sample_constrained
@@ -24,6 +26,7 @@ __all__ = [
     "Denoiser",
     "EncoderDifference",
     "LatentMask",
+    "LayerSettings",
     "Measured",
     "Measurement",
     "NewtonSettings",
@@ -37,14 +40,18 @@ __all__ = [
     "Term",
     "WeightedSum",
     "back_project",
+    "exact_layers",
     "frame_weights",
     "gaussian_kernel",
     "grey",
+    "infer_mask",
     "interpolated_weights",
     "known_weights",
     "mixed_seed",
     "motion_kernel",
     "newton_steps",
+    "paint_layers",
+    "recompose",
     "sample_constrained",
     "tiled",
 ]

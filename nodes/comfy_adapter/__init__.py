@@ -3,8 +3,9 @@
 Host API used, and since when it is there. The youngest is comfy_api.latest with comfy_entrypoint, since summer
 2025, used all over nodes/: a host that loads the pack has everything else here.
 
-- 2024 or earlier: comfy.samplers.KSAMPLER, KSampler.sigmas and SCHEDULER_NAMES; what KSAMPLER hands a sampler function
-  (model_k with inner_model, latent_image and sigmas; extra_args with model_options, seed and denoise_mask);
+- 2024 or earlier: comfy.samplers.KSAMPLER, KSampler.sigmas, SCHEDULER_NAMES, CFGGuider, sampling_function and
+  calculate_sigmas; what KSAMPLER hands a sampler function (model_k with inner_model, latent_image and sigmas;
+  extra_args with model_options, seed and denoise_mask);
   comfy.sample.prepare_noise / fix_empty_latent_channels / sample_custom; model_sampling.noise_scaling and
   percent_to_sigma; BaseModel.process_latent_in / process_latent_out / get_dtype / manual_cast_dtype;
   ModelPatcher.clone / get_model_object / load_device; comfy.utils.ProgressBar; latent_preview.get_previewer;
@@ -19,6 +20,7 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 
 from .codec import PixelCodec, start_latent
 from .doors import SINGLE_STEP, constrain_model, constrain_sampler
+from .guider import Turns, sample_in_turns, samples_at_once, simple_levels
 from .run import sample_latent, scheduler_names
 from .sampling import make_sampler
 from .scales import measured_scales
@@ -26,11 +28,15 @@ from .scales import measured_scales
 __all__ = [
     "SINGLE_STEP",
     "PixelCodec",
+    "Turns",
     "constrain_model",
     "constrain_sampler",
     "make_sampler",
     "measured_scales",
+    "sample_in_turns",
     "sample_latent",
+    "samples_at_once",
     "scheduler_names",
+    "simple_levels",
     "start_latent",
 ]
