@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import report
 import torch
+import torch.nn.functional as F
 from metrics import feature_measures, mse, psnr, sharpness
 from pack import ROOT, sampler
 from PIL import Image
-from superres_methods import Entry, enlarge, entries, project
+from superres_methods import Entry, enlarge, entries
 from targets import CheckpointTarget, open_target
 from torch import Tensor
 from tqdm import tqdm
@@ -86,13 +87,18 @@ class Cases:
 
 def run_entry(target: CheckpointTarget, entry: Entry, cases: Cases, bar: tqdm) -> tuple[np.ndarray, np.ndarray, dict]:
     """Pictures of all cases after the closing back-projection, rms residuals before it, and the cost of a picture."""
+    from newton_pack.nodes.pixel_spec import PixelSpec  # ComfyUI is on the path once there is a target
+
     closed, residuals, calls, start = [], [], 0, time.perf_counter()
     for factor in cases.factors:
         for part in cases.batches(factor):
             operator, y = cases.given(factor, part)
-            picture, calls = enlarge(target, entry, operator, y, cases.noise_seeds[part])
-            residuals.append((y - operator.A(picture)).square().mean((1, 2, 3)).sqrt())
-            picture = project(target, operator, y, picture) if entry.closed else picture
+            measured, size = sampler.Measured(operator, y), cases.pictures.shape[1:3]
+            upscaled = F.interpolate(y, size, mode="bicubic").clamp(0, 1)
+            spec = PixelSpec(measured, target.vae, size, len(y))
+            picture, calls = enlarge(target, entry, spec, upscaled, cases.noise_seeds[part])
+            residuals.append(measured.misfit(picture).square().mean((1, 2, 3)).sqrt())
+            picture = sampler.back_project(measured, picture) if entry.closed else picture
             closed.append((255 * picture).round() / 255)
             bar.update(len(y))
     seconds = (time.perf_counter() - start) / len(cases.index)

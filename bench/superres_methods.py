@@ -2,12 +2,11 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from methods import Chain
 from pack import sampler
 from torch import Tensor
@@ -16,26 +15,6 @@ NewtonSettings = sampler.NewtonSettings
 PUBLISHED = NewtonSettings(iterations=10, rate_first=0.1, rate_last=0.1, delta=0.005, eta=None, carry=False)
 # The reconstructed variant without gradients takes larger steps; its guidance means nothing without a prompt.
 PUBLISHED_VAE = NewtonSettings(iterations=10, delta=0.005, eta=None, carry=False)
-
-
-@dataclass(frozen=True)
-class DecoderGradient:
-    """e = -grad of ||y - A Dec(x0)|| by x0, by backpropagation through the decoder (section 3.3).
-
-    Attributes:
-        operator, y: A, and (B, 3, h, w) in [0, 1].
-        decode: x0 to pictures (B, 3, H, W), without clamping.
-    """
-
-    operator: sampler.Resample
-    y: Tensor
-    decode: Callable[[Tensor], Tensor]
-
-    def error(self, x0: Tensor, sigma: float) -> Tensor:
-        with torch.enable_grad():
-            x0 = x0.detach().requires_grad_()
-            energy = (self.y - self.operator.A(self.decode(x0))).flatten(1).norm(dim=1).sum()
-            return -torch.autograd.grad(energy, x0)[0]
 
 
 def newton(denoise, x, sigmas, constraint: sampler.Constraint, seed, settings: NewtonSettings) -> Tensor:
@@ -92,32 +71,23 @@ def entries() -> list[Entry]:
     ]
 
 
-def enlarge(target: Any, entry: Entry, operator: sampler.Resample, y: Tensor, seeds: list[int]) -> tuple[Tensor, int]:
-    """Pictures (B, 3, H, W) before any closing projection, and the calls."""
-    size = (operator.rows.shape[1], operator.columns.shape[1])
-    upscaled = F.interpolate(y, size, mode="bicubic").clamp(0, 1)
+def enlarge(target: Any, entry: Entry, spec: Any, upscaled: Tensor, seeds: list[int]) -> tuple[Tensor, int]:
+    """Pictures (B, 3, H, W) before any closing projection, and the calls.
+
+    Args:
+        spec: the pack's PixelSpec.
+        upscaled: the given pictures enlarged by bicubic interpolation.
+    """
     if entry.run is None:
         return upscaled, 0
-    vae = target.vae
+    spec = replace(spec, direction="decoder gradient" if entry.backward_per_level else "forward only")
     with torch.no_grad():
-        start = vae.encode(upscaled.movedim(1, -1))
+        start = target.vae.encode(upscaled.movedim(1, -1))
 
     def run(denoise, x, sigmas, space) -> Tensor:
-        if entry.backward_per_level:
-            decoder = vae.first_stage_model.requires_grad_(False)
-            constraint = DecoderGradient(operator, y, lambda x0: (decoder.decode(space.process_out(x0)) + 1) / 2)
-        else:
-            constraint = sampler.PixelConstraint(operator, y, *target.adapter.pixel_codec(vae, space))
-        return entry.run(denoise, x, sigmas, constraint, seeds[0])
+        return entry.run(denoise, x, sigmas, spec.bind(space), seeds[0])
 
     sigmas = target.sigmas(int(entry.levels / entry.strength))[-entry.levels - 1 :]
     out, calls = target.sample(run, sigmas, start if entry.strength < 1 else torch.zeros_like(start), seeds)
     with torch.no_grad():
-        return vae.decode(out).clamp(0, 1).movedim(-1, 1), calls
-
-
-def project(target: Any, operator: sampler.Resample, y: Tensor, picture: Tensor) -> Tensor:
-    """The pack's closing back-projection."""
-    from newton_pack.nodes.pixel_sr import PixelSpec, back_project
-
-    return back_project(PixelSpec(operator, y, tuple(picture.shape[-2:]), 0.0, target.vae), picture)
+        return target.vae.decode(out).clamp(0, 1).movedim(-1, 1), calls

@@ -18,6 +18,7 @@ import numpy as np
 from host import ROOT, Graph, Host, HostError
 from PIL import Image
 from run_graph import change
+from scipy.ndimage import gaussian_filter
 from sheet import draw_sheet, side_by_side
 from tqdm import tqdm
 
@@ -40,7 +41,11 @@ IMAGES = (
 )
 # The pictures in demo/images that the shipped graphs load: masked, and measured otherwise.
 SHIPPED = {"half": IMAGES[1], "box": IMAGES[2], "strokes": IMAGES[0]}
-MEASURED = {"small": (IMAGES[0], lambda truth: Image.fromarray(truth).resize((32, 32), Image.Resampling.BOX))}
+MEASURED = {
+    "small": (IMAGES[0], lambda truth: Image.fromarray(truth).resize((32, 32), Image.Resampling.BOX)),
+    "grey": (IMAGES[2], lambda truth: Image.fromarray(truth).convert("L")),
+    "blurred": (IMAGES[5], lambda truth: Image.fromarray(gaussian_filter(truth, (3, 3, 0), mode="nearest"))),
+}
 
 
 def node_of(graph: Graph, class_type: str) -> str:

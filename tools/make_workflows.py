@@ -28,8 +28,22 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMNS = {
     "Model and picture": ("CheckpointLoaderSimple", "ControlNetLoader", "LoadImage"),
     "Prompt": ("WordConditioning", "CLIPTextEncode", "FluxGuidance"),
-    "Canvas": ("ImageCrop", "ImagePadForOutpaint", "JoinImageWithAlpha", "ImageScale", "SplitImageWithAlpha"),
-    "Constraint": ("LatentMaskConstraint", "PixelSRConstraint", "PreviewImage"),
+    "Canvas": (
+        "ImageCrop",
+        "ImagePadForOutpaint",
+        "JoinImageWithAlpha",
+        "ImageScale",
+        "SplitImageWithAlpha",
+        "VAEEncode",
+    ),
+    "Constraint": (
+        "LatentMaskConstraint",
+        "PixelSRConstraint",
+        "PixelOperatorConstraint",
+        "PixelTargetConstraint",
+        "NewtonSettings",
+        "PreviewImage",
+    ),
     "ControlNet": ("Canny", "ControlNetApplyAdvanced"),
     "Sampling": (
         "RandomNoise",
@@ -49,8 +63,7 @@ WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
 EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
          "PreviewAny": 90}  # fmt: skip
-# What the thumbnail shows as given is the picture that enters one of these.
-MASKED, MEASURED = "LatentMaskConstraint", ("PixelSRConstraint",)
+CONSTRAINTS = ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstraint", "PixelTargetConstraint")
 HUB = "https://huggingface.co"
 # Where the editor offers to fetch a model from, and the folder of `models` that it belongs in.
 DOWNLOADS = {
@@ -199,15 +212,19 @@ def node_of(graph: Graph, *class_types: str) -> str:
 
 
 def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
-    """Run a graph: the picture that enters the constraint, with what is to be generated as squares, and the result."""
+    """Run a graph: the given picture, with what is to be generated as squares, and the result.
+
+    Given is the picture that enters the constraint, or the loaded one where none does.
+    """
     graph = copy.deepcopy(graph)
     for name, file in take_images(graph, [ROOT / "demo" / "images"]).items():
         shutil.copyfile(file, host.base / "input" / name)
-    seen = graph[node_of(graph, MASKED, *MEASURED)]["inputs"]
+    seen = graph[node_of(graph, *CONSTRAINTS)]["inputs"]
     saved = node_of(graph, "SaveImage")
     # A name of its own for each graph: what another one has saved under the same name would not be saved again.
     name = graph[saved]["inputs"]["filename_prefix"]
-    graph["seen"] = {"class_type": "SaveImage", "inputs": {"images": seen["image"], "filename_prefix": f"{name}_seen"}}
+    given = seen["image"] if "image" in seen else [node_of(graph, "LoadImage"), 0]
+    graph["seen"] = {"class_type": "SaveImage", "inputs": {"images": given, "filename_prefix": f"{name}_seen"}}
     if "mask" in seen:
         graph["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": seen["mask"]}}
         graph["hidden"] = {

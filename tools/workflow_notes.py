@@ -153,4 +153,39 @@ closer.
 
 {BACK_PROJECTION}
 """,
+    "colorize_demo": f"""## Colouring with the demo model
+
+{DEMO}
+
+**Constraint.** The finished picture, made grey, must be the given one: light and shade are kept, the colours are the \
+model's. Words such as `red` or another seed give others.
+
+**Sampling.** Two model calls a step, and forward passes of the VAE only.
+
+{BACK_PROJECTION}
+""",
+    "deblur_demo": f"""## Deblurring with the demo model
+
+{DEMO}
+
+**Constraint.** The finished picture, blurred, must be the given one. *radius* is the standard deviation of the blur \
+in pixels; *motion blur* and *kernel* are other blurs. Which one it was must be known: a wrong one gives ripples along \
+edges. For a noisy picture set *noise*.
+
+**Sampling.** Two model calls a step, and forward passes of the VAE only.
+
+{BACK_PROJECTION}
+""",
+    "pixelart_demo": f"""## Pixel art with the demo model
+
+{DEMO}
+
+**Constraint.** The finished picture must be what a function makes of it, here: square cells of *cell* pixels in \
+*colours* colours. No gradient passes through such a function, and none is needed: it names a target, and the sampler \
+moves towards it in every step. Connect a picture to *palette* to use its colours.
+
+**Sampling.** Two model calls a step. The picture is planned as pixel art from the start, not reduced to it at the end.
+
+**Back-projection** here applies the function itself: the cells come out exact.
+""",
 }
