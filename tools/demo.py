@@ -42,6 +42,7 @@ IMAGES = (
 # The pictures in demo/images that the shipped graphs load: masked, and measured otherwise.
 SHIPPED = {"half": IMAGES[1], "box": IMAGES[2], "strokes": IMAGES[0]}
 MEASURED = {
+    "plain": (IMAGES[0], Image.fromarray),
     "small": (IMAGES[0], lambda truth: Image.fromarray(truth).resize((32, 32), Image.Resampling.BOX)),
     "grey": (IMAGES[2], lambda truth: Image.fromarray(truth).convert("L")),
     "blurred": (IMAGES[5], lambda truth: Image.fromarray(gaussian_filter(truth, (3, 3, 0), mode="nearest"))),
