@@ -184,7 +184,8 @@ edges. For a noisy picture set *noise*.
 *colours* colours. No gradient passes through such a function, and none is needed: it names a target, and the sampler \
 moves towards it in every step. Connect a picture to *palette* to use its colours.
 
-**Sampling.** Two model calls a step. The picture is planned as pixel art from the start, not reduced to it at the end.
+**Sampling.** The picture is redrawn as pixel art: *denoise* says how freely. The steps towards the target are short \
+(Newton Settings), because it moves with the picture: long ones would flatten it.
 
 **Back-projection** here applies the function itself: the cells come out exact.
 """,
