@@ -170,7 +170,8 @@ model's. Words such as `red` or another seed give others.
 
 **Constraint.** The finished picture, blurred, must be the given one. *radius* is the standard deviation of the blur \
 in pixels; *motion blur* and *kernel* are other blurs. Which one it was must be known: a wrong one gives ripples along \
-edges. For a noisy picture set *noise*.
+edges. *noise* is 0.005, a little above the rounding to 8 bits: a blur cannot be undone further than that without \
+ripples. Raise it for a noisy picture.
 
 **Sampling.** Two model calls a step, and forward passes of the VAE only.
 
