@@ -14,10 +14,12 @@ from .recompose import exact_layers, recompose
 from .renoise import mixed_seed
 from .report import WHY, Recorder, Report
 from .sample import sample_constrained
+from .style import NORMALISATIONS, Features, StyleConstraint, reference_gram
 from .tiles import tiled
 
 __all__ = [
     "FILTERS",
+    "NORMALISATIONS",
     "PRESETS",
     "WHY",
     "Blur",
@@ -25,6 +27,7 @@ __all__ = [
     "Constraint",
     "Denoiser",
     "EncoderDifference",
+    "Features",
     "LatentMask",
     "LayerSettings",
     "Measured",
@@ -36,6 +39,7 @@ __all__ = [
     "Report",
     "Resample",
     "Scales",
+    "StyleConstraint",
     "Target",
     "Term",
     "WeightedSum",
@@ -52,6 +56,7 @@ __all__ = [
     "newton_steps",
     "paint_layers",
     "recompose",
+    "reference_gram",
     "sample_constrained",
     "tiled",
 ]

@@ -28,6 +28,8 @@ class NewtonSettings:
         carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
         max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
+        conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
+            takes one network evaluation instead of two.
     """
 
     iterations: int = 1
@@ -38,6 +40,7 @@ class NewtonSettings:
     carry: bool = True
     max_calls: int = 0
     residual_target: float = 0.0
+    conditional_only: bool = False
 
     def rates(self) -> list[float]:
         """lambda_k, k = 0 ... K - 1."""

@@ -18,7 +18,8 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
   with its name, clone and end_t.
 """
 
-from .codec import PixelCodec, start_latent
+from .clip_vision import block_features
+from .codec import PixelCodec, check_vae, has_encoder, start_latent
 from .doors import SINGLE_STEP, constrain_model, constrain_sampler
 from .guider import Turns, sample_in_turns, samples_at_once, simple_levels
 from .run import sample_latent, scheduler_names
@@ -29,8 +30,11 @@ __all__ = [
     "SINGLE_STEP",
     "PixelCodec",
     "Turns",
+    "block_features",
+    "check_vae",
     "constrain_model",
     "constrain_sampler",
+    "has_encoder",
     "make_sampler",
     "measured_scales",
     "sample_in_turns",

@@ -25,6 +25,7 @@ from ...sampler import (
     sample_constrained,
 )
 from ..constraint_spec import ConstraintSpec, LatentSpace
+from .guidance import FrozenGuidance
 from .others import GuidanceMemory, weights_over_time, without_step_caches
 from .scales import check_latent, measured_scales
 
@@ -121,14 +122,22 @@ def newton_function(
     delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
     recorder, driven = Recorder(len(levels) - 1, x), driver_calls * sum(sigma > 0 for sigma in levels[1:])
 
-    def model(x: Tensor, sigma: Tensor) -> Tensor:
+    def call(x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         memory.before_call(sigma)
-        x0 = model_k(x, sigma, **extra_args)
+        x0 = model_k(x, sigma, **extra_args | {"model_options": options})
         bar.update()
         if on_call is not None:
             on_call(bar.n, bar.total)
         return x0
+
+    def model(x: Tensor, sigma: Tensor) -> Tensor:
+        return call(x, sigma, extra_args["model_options"])
+
+    nearby = None
+    if settings.conditional_only:
+        frozen = FrozenGuidance(call, extra_args["model_options"])
+        model, nearby = frozen.model, frozen.nearby
 
     def drive(i: int, x: Tensor, x0: Tensor) -> Tensor:
         # A sampler's noise starts anew with its seed, so every level gets one of its own.
@@ -140,7 +149,7 @@ def newton_function(
         if callback is not None:
             callback(info)
 
-    denoise, advance = Denoiser(model, measured_scales(base.model_sampling)), drive if driver else None
+    denoise, advance = Denoiser(model, measured_scales(base.model_sampling), nearby), drive if driver else None
     with tqdm(total=settings.calls(len(levels) - 1, driven), disable=disable, unit="call") as bar:
         out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, driven, level_done)
     evals = evaluations.pictures // len(x)

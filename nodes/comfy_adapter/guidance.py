@@ -1,0 +1,51 @@
+"""Classifier-free guidance at one network evaluation, close to where it is known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+HOOK = "sampler_calc_cond_batch_function"  # the host's own, for the evaluation of a model's prompts
+
+
+class FrozenGuidance:
+    """What guidance adds to the conditional estimate c stays as in the last full call: x0(x) ~ c(x) + (x0 - c).
+
+    A guider that does not ask the host's hook is evaluated in full.
+
+    Args:
+        call: the guided model, from x, sigma and model options to x0.
+        options: the run's own model options.
+    """
+
+    def __init__(self, call: Callable[[Tensor, Tensor, dict[str, Any]], Tensor], options: dict[str, Any]):
+        self.call = call
+        self.evaluate = options.get(HOOK, evaluate_prompts)
+        self.options = options | {HOOK: self.both}
+        self.options_nearby = options | {HOOK: self.first}
+        self.c: Tensor | None = None
+
+    def both(self, args: dict[str, Any]) -> list[Tensor]:
+        out = self.evaluate(args)
+        self.c = out[0]
+        return out
+
+    def first(self, args: dict[str, Any]) -> list[Tensor]:
+        self.c = self.evaluate(args | {"conds": [args["conds"][0], None]})[0]
+        return [self.c, self.c]
+
+    def model(self, x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = self.call(x, sigma, self.options)
+        self.added = None if self.c is None else x0 - self.c
+        return x0
+
+    def nearby(self, x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = self.call(x, sigma, self.options_nearby)
+        return x0 if self.c is None else self.c + self.added
+
+
+def evaluate_prompts(args: dict[str, Any]) -> list[Tensor]:
+    return comfy.samplers.calc_cond_batch(
+        args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
+    )

@@ -1,0 +1,146 @@
+"""Style: reference pictures give the look, the prompt gives the content."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sampler import NORMALISATIONS, EncoderDifference, Features, StyleConstraint, reference_gram
+from .comfy_adapter import PixelCodec, block_features, check_vae, has_encoder
+from .constraint_spec import LatentSpace
+from .sockets import CATEGORY, Constraint
+
+DIRECTIONS = ("encoder difference", "decoder gradient")
+
+
+@dataclass(frozen=True)
+class StyleSpec:
+    """References and where to look at them, as they travel over the CONSTRAINT socket.
+
+    Attributes:
+        pictures: (R, 3, H, W) in [0, 1].
+        load: readies the feature network on a device, for one run.
+        vae: of the model.
+        normalisation: of the Gram matrix.
+        direction: one of `DIRECTIONS`.
+        tile: side of the VAE's tiles in pixels; 0 = the whole picture at once.
+    """
+
+    pictures: Tensor
+    load: Callable[[torch.device], Features]
+    vae: Any
+    normalisation: str = "none"
+    direction: str = DIRECTIONS[0]
+    tile: int = 0
+
+    def bind(self, space: LatentSpace) -> StyleConstraint:
+        if len(space.shape) != 4:
+            raise ValueError("constraint: style works on pictures so far, but a video latent is being sampled.")
+        if space.shape[1] != self.vae.latent_channels:
+            raise ValueError(
+                f"vae: its latents have {self.vae.latent_channels} channels, but the one being sampled has "
+                f"{space.shape[1]}. Use the VAE that belongs to the model."
+            )
+        features = self.load(space.device)
+        reference = reference_gram(features, self.pictures.to(space.device), self.normalisation)
+        codec = PixelCodec(self.vae, space, self.tile)
+        gradient = self.direction == "decoder gradient"
+        pull = codec.pull_back if gradient else EncoderDifference(codec.decode, codec.encode, codec.step)
+        return StyleConstraint(features, reference, pull, self.normalisation)
+
+
+def check_references(images: Tensor) -> Tensor:
+    """(R, H, W, 3 or more) to (R, 3, H, W)."""
+    if images.shape[-1] < 3:
+        raise ValueError(
+            f"images: they have {images.shape[-1]} channel(s); style needs three (RGB). Convert them first."
+        )
+    if not images.numel():
+        raise ValueError("images: there is no picture in the batch. Connect at least one reference.")
+    pictures = images[..., :3].movedim(-1, 1).float()  # BHWC -> BCHW
+    if not pictures.isfinite().all():
+        raise ValueError("images: they contain NaN or infinite values. Look at the node that makes them.")
+    for i, picture in enumerate(pictures):
+        if picture.flatten(1).std(1).max() < 1 / 255:
+            raise ValueError(f"images: reference {i + 1} is of one colour, so it has no style. Choose another picture.")
+    return pictures
+
+
+class StyleConstraintNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="StyleConstraint",
+            display_name="Style Constraint",
+            category=CATEGORY,
+            description="The finished picture has the colours and textures of the references, and the prompt's "
+            "content. No adapter, no training; any image encoder that Load CLIP Vision reads. Use a cfg of about 3.",
+            inputs=[
+                io.Image.Input(
+                    "images",
+                    tooltip="One or more pictures whose look is wanted, of any size. Their styles are averaged.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision", tooltip="From Load CLIP Vision: CLIP ViT-L, ViT-H or ViT-G, SigLIP or DINOv2."
+                ),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Int.Input(
+                    "block",
+                    default=2,
+                    min=0,
+                    max=63,
+                    tooltip="After which block of the image encoder its features are compared; 0 is the first. Early "
+                    "ones see colour and texture, later ones objects.",
+                ),
+                io.Combo.Input(
+                    "normalisation",
+                    options=list(NORMALISATIONS),
+                    default="none",
+                    tooltip="Of the features, before their products are averaged. none: as published. unit tokens: "
+                    "every place in the picture counts alike. centred: without their mean, so variation counts more "
+                    "than overall tone.",
+                ),
+                io.Combo.Input(
+                    "direction",
+                    options=list(DIRECTIONS),
+                    default=DIRECTIONS[0],
+                    optional=True,
+                    tooltip="From pixels to the latent. encoder difference: by two encodings; backpropagates through "
+                    "the image encoder alone. decoder gradient: as published, through the VAE's decoder too, which "
+                    "takes more memory.",
+                ),
+                io.Int.Input(
+                    "tile",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=64,
+                    optional=True,
+                    tooltip="Side of the tiles, in pixels, in which the VAE sees the picture; 0 = all of it at once.",
+                ),
+            ],
+            outputs=[Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Tensor,
+        clip_vision: Any,
+        vae: Any,
+        block: int,
+        normalisation: str,
+        direction: str = DIRECTIONS[0],
+        tile: int = 0,
+    ) -> io.NodeOutput:
+        pictures, load = check_references(images), block_features(clip_vision, block)
+        check_vae(vae)
+        if direction == DIRECTIONS[0] and not has_encoder(vae):
+            raise ValueError(
+                "vae: what it encodes does not come back when decoded, so it has no encoder or not that of its "
+                "decoder. Load the complete VAE, or set direction to 'decoder gradient', which needs the decoder only."
+            )
+        return io.NodeOutput(StyleSpec(pictures, load, vae, normalisation, direction, tile))

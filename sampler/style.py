@@ -1,0 +1,83 @@
+"""Style: the finished picture's features have the Gram matrix of a reference's (section 4.3, after Gatys et al.)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .constraint import with_residual
+
+Features = Callable[[Tensor], Tensor]
+"""Differentiable map from pictures (B, 3, H, W) in [0, 1] to feature tokens (B, N, C); its weights need no gradient."""
+
+# What is done to the tokens before their Gram matrix is taken.
+NORMALISATIONS = {
+    "none": lambda f: f,
+    "unit tokens": lambda f: F.normalize(f, dim=-1),
+    "centred": lambda f: f - f.mean(1, keepdim=True),
+}
+
+
+def gram(tokens: Tensor, normalisation: str = "none") -> Tensor:
+    """Gram matrix G = F^T F / N of feature tokens F (B, N, C), as (B, C, C) in single precision or better.
+
+    The mean over tokens instead of their sum makes pictures of different sizes comparable.
+
+    Args:
+        normalisation: of F first. "none" as published; "unit tokens" scales each token to length 1, so that a few
+            large ones do not rule; "centred" takes the mean token away, which leaves a covariance.
+    """
+    f = NORMALISATIONS[normalisation](tokens if tokens.dtype == torch.float64 else tokens.float())
+    return f.mT @ f / f.shape[1]
+
+
+def reference_gram(features: Features, pictures: Tensor, normalisation: str = "none") -> Tensor:
+    """Mean Gram matrix (1, C, C) of reference pictures (R, 3, H, W), one at a time."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.stack([gram(features(p[None].clone()), normalisation) for p in pictures]).mean(0)
+
+
+@dataclass(frozen=True)
+class StyleConstraint:
+    """E = |G - G_ref|_F / |G_ref|_F, the style distance of the picture Dec(x0), is small.
+
+    The division makes E comparable between feature networks; the step follows -grad E, of which one backward pass
+    through the feature network gives the part in pixels. E is the residual of e.
+
+    Attributes:
+        features: the network.
+        reference: G_ref (1, C, C), the mean of the references' Gram matrices.
+        pull: from x0 and the wished movement of a picture to e: an `EncoderDifference`, or the decoder's transposed
+            Jacobian at x0 times the wish, which makes e = -grad_x0 E as published.
+        normalisation: as in `gram`.
+    """
+
+    features: Features
+    reference: Tensor
+    pull: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+    normalisation: str = "none"
+
+    def distance(self, picture: Tensor) -> Tensor:
+        """E of each picture (B, 3, H, W), as (B,); 0 = the reference's own style."""
+        off = gram(self.features(picture), self.normalisation) - self.reference
+        return torch.linalg.matrix_norm(off) / torch.linalg.matrix_norm(self.reference)
+
+    def descent(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """E and -grad E of each picture, (B,) and the shape of `picture`."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = picture.clone().requires_grad_()
+            distance = self.distance(leaf)
+            return distance.detach(), -torch.autograd.grad(distance.sum(), leaf)[0]
+
+    def error(self, x0: Tensor, sigma: float) -> Tensor:
+        distances = []
+
+        def wish(picture: Tensor) -> Tensor:
+            distance, down = self.descent(picture)
+            distances.append(distance)
+            return down
+
+        e = self.pull(x0, wish)
+        return with_residual(e, distances[0])
