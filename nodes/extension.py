@@ -13,6 +13,7 @@ from .pixel_sr import PixelSRConstraint
 from .pixel_target import PixelTargetConstraint
 from .report import ConstraintReport
 from .settings import NewtonSettingsNode
+from .style import StyleConstraintNode
 from .words import WordConditioning
 
 NODES = [
@@ -25,6 +26,7 @@ NODES = [
     PixelSRConstraint,
     PixelOperatorConstraint,
     PixelTargetConstraint,
+    StyleConstraintNode,
     BackProjectPixels,
     LayerDecompose,
     CombineConstraints,

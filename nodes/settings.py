@@ -95,6 +95,13 @@ class NewtonSettingsNode(io.ComfyNode):
                     "always corrects. rms in the constraint's own units: for masks those of the latent, which spreads "
                     "about 1; for pixel constraints white is 1. Constraint Report shows what is reached.",
                 ),
+                io.Boolean.Input(
+                    "conditional_only",
+                    default=False,
+                    optional=True,
+                    tooltip="Every preset, with a cfg other than 1: corrections perturb the positive prompt's branch "
+                    "alone, one network evaluation instead of two.",
+                ),
             ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For the samplers of this pack.")],
         )
@@ -111,7 +118,9 @@ class NewtonSettingsNode(io.ComfyNode):
         carry: bool,
         max_calls: int = 0,
         residual_target: float = 0.0,
+        conditional_only: bool = False,
     ) -> io.NodeOutput:
         custom = NewtonSettings(iterations, rate_first, rate_last, delta or None, eta, carry)
         chosen = PRESETS.get(preset, custom)
-        return io.NodeOutput(replace(chosen, max_calls=max_calls, residual_target=residual_target))
+        every = {"max_calls": max_calls, "residual_target": residual_target, "conditional_only": conditional_only}
+        return io.NodeOutput(replace(chosen, **every))

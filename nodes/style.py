@@ -55,9 +55,7 @@ class StyleSpec:
 def check_references(images: Tensor) -> Tensor:
     """(R, H, W, 3 or more) to (R, 3, H, W)."""
     if images.shape[-1] < 3:
-        raise ValueError(
-            f"images: they have {images.shape[-1]} channel(s); style needs three (RGB). Convert them first."
-        )
+        raise ValueError(f"images: they have {images.shape[-1]} channel(s), not three (RGB). Convert them first.")
     if not images.numel():
         raise ValueError("images: there is no picture in the batch. Connect at least one reference.")
     pictures = images[..., :3].movedim(-1, 1).float()  # BHWC -> BCHW
