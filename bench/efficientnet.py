@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MISSING = "skipped: EfficientNet-Lite0 is not installed (tools/requirements-dev.txt names it)"
-
 
 def load_network() -> torch.nn.Module:
     """The network without gradients of its own; an ImportError where it is not installed."""

@@ -49,7 +49,7 @@ class StyleSpec:
         codec = PixelCodec(self.vae, space, self.tile)
         gradient = self.direction == "decoder gradient"
         pull = codec.pull_back if gradient else EncoderDifference(codec.decode, codec.encode, codec.step)
-        return StyleConstraint(features, reference, pull, self.normalisation)
+        return StyleConstraint(features, reference, codec.decode, pull, self.normalisation)
 
 
 def check_references(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .recompose import exact_layers, recompose
 from .renoise import mixed_seed
 from .report import WHY, Recorder, Report
 from .sample import sample_constrained
-from .style import NORMALISATIONS, Features, StyleConstraint, reference_gram
+from .style import NORMALISATIONS, Features, StyleConstraint, reference_gram, style_distance
 from .tiles import tiled
 
 __all__ = [
@@ -58,5 +58,6 @@ __all__ = [
     "recompose",
     "reference_gram",
     "sample_constrained",
+    "style_distance",
     "tiled",
 ]

@@ -34,6 +34,14 @@ def with_residual(e: Tensor, size: Tensor) -> Tensor:
     return e * scale.reshape(-1, *(1,) * (e.ndim - 1))
 
 
+def residual_at(constraint: Constraint, x0: Tensor, sigma: float) -> Tensor | None:
+    """The residual that the error at x0 has (B,), or None; by the constraint's `measure`, if it knows a cheaper way."""
+    if hasattr(constraint, "measure"):
+        return constraint.measure(x0, sigma)
+    e = constraint.error(x0, sigma)
+    return None if e is None else residual(e)
+
+
 @dataclass(frozen=True)
 class Term:
     """One summand of a `WeightedSum`, active while sigma_end <= sigma <= sigma_start."""
@@ -53,9 +61,16 @@ class WeightedSum:
 
     terms: tuple[Term, ...]
 
+    def active(self, sigma: float) -> list[Term]:
+        return [t for t in self.terms if t.weight > 0 and t.sigma_end <= sigma <= t.sigma_start]
+
+    def measure(self, x0: Tensor, sigma: float) -> Tensor | None:
+        sizes = [residual_at(t.constraint, x0, sigma) for t in self.active(sigma)]
+        sizes = [size for size in sizes if size is not None]
+        return torch.stack(sizes).amax(0) if sizes else None
+
     def error(self, x0: Tensor, sigma: float) -> Tensor | None:
-        active = [t for t in self.terms if t.weight > 0 and t.sigma_end <= sigma <= t.sigma_start]
-        errors = [(t.weight, t.constraint.error(x0, sigma)) for t in active]
+        errors = [(t.weight, t.constraint.error(x0, sigma)) for t in self.active(sigma)]
         errors = [(weight, e) for weight, e in errors if e is not None]
         if not errors:
             return None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .constraint import Constraint, residual
+from .constraint import Constraint, residual_at
 
 WHY = {
     "iterations": "corrected in full",
@@ -107,11 +107,11 @@ class Recorder:
 
     def report(self, constraint: Constraint, **totals: Any) -> Report:
         """Evaluates the constraint once more, on the result; `totals` are the other fields of `Report`."""
-        e = constraint.error(self.x0, self.levels[-1][0])
+        size = residual_at(constraint, self.x0, self.levels[-1][0])
         figures = self.figures.tolist()
         levels = tuple(
             Level(sigma, tuple(rms), tuple(length), taken, stop)
             for (sigma, taken, stop), (rms, length) in zip(self.levels, figures, strict=True)
         )
-        rms = () if e is None else tuple(residual(e).tolist())
-        return Report(levels, rms, seconds=time.perf_counter() - self.start, **totals)
+        result = () if size is None else tuple(size.tolist())
+        return Report(levels, result, seconds=time.perf_counter() - self.start, **totals)

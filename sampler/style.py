@@ -39,16 +39,26 @@ def reference_gram(features: Features, pictures: Tensor, normalisation: str = "n
         return torch.stack([gram(features(p[None].clone()), normalisation) for p in pictures]).mean(0)
 
 
+def style_distance(tokens: Tensor, reference: Tensor, normalisation: str = "none") -> Tensor:
+    """E = |G - G_ref|_F / |G_ref|_F of feature tokens (B, N, C), as (B,); 0 = the reference's own style.
+
+    The division makes E comparable between feature networks and layers.
+    """
+    off = gram(tokens, normalisation) - reference
+    return torch.linalg.matrix_norm(off) / torch.linalg.matrix_norm(reference)
+
+
 @dataclass(frozen=True)
 class StyleConstraint:
-    """E = |G - G_ref|_F / |G_ref|_F, the style distance of the picture Dec(x0), is small.
+    """The style distance E of the picture Dec(x0) is small.
 
-    The division makes E comparable between feature networks; the step follows -grad E, of which one backward pass
-    through the feature network gives the part in pixels. E is the residual of e.
+    The step follows -grad E, of which one backward pass through the feature network gives the part in pixels. E is the
+    residual of e.
 
     Attributes:
         features: the network.
         reference: G_ref (1, C, C), the mean of the references' Gram matrices.
+        decode: x0 to pictures (B, 3, H, W) in [0, 1].
         pull: from x0 and the wished movement of a picture to e: an `EncoderDifference`, or the decoder's transposed
             Jacobian at x0 times the wish, which makes e = -grad_x0 E as published.
         normalisation: as in `gram`.
@@ -56,13 +66,13 @@ class StyleConstraint:
 
     features: Features
     reference: Tensor
+    decode: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
     normalisation: str = "none"
 
     def distance(self, picture: Tensor) -> Tensor:
-        """E of each picture (B, 3, H, W), as (B,); 0 = the reference's own style."""
-        off = gram(self.features(picture), self.normalisation) - self.reference
-        return torch.linalg.matrix_norm(off) / torch.linalg.matrix_norm(self.reference)
+        """E of each picture (B, 3, H, W), as (B,)."""
+        return style_distance(self.features(picture), self.reference, self.normalisation)
 
     def descent(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """E and -grad E of each picture, (B,) and the shape of `picture`."""
@@ -70,6 +80,10 @@ class StyleConstraint:
             leaf = picture.clone().requires_grad_()
             distance = self.distance(leaf)
             return distance.detach(), -torch.autograd.grad(distance.sum(), leaf)[0]
+
+    def measure(self, x0: Tensor, sigma: float) -> Tensor:
+        """The residual, without a backward pass."""
+        return self.distance(self.decode(x0))
 
     def error(self, x0: Tensor, sigma: float) -> Tensor:
         distances = []

@@ -79,7 +79,7 @@ def test_the_gradient_is_the_numerical_derivative(host, encoder, kind, shape, no
     with torch.inference_mode():
         features = features_of(host, clip_vision, 2)
         reference = sampler.reference_gram(features, pictures(33, 33, dtype=torch.float64), normalisation)
-        style = sampler.StyleConstraint(features, reference, None, normalisation)
+        style = sampler.StyleConstraint(features, reference, None, None, normalisation)
         given = pictures(*shape, batch=1, dtype=torch.float64)
         _, wish = style.descent(given)
         generator = torch.Generator().manual_seed(5)
@@ -93,7 +93,7 @@ def test_without_the_clones_autograd_refuses(host, encoder):
     """The trap: the loader's weights are inference tensors."""
     clip_vision = encoder(CLIP)
     given = pictures(SIZE, SIZE).requires_grad_()
-    with pytest.raises(RuntimeError, match="inference|Inference"):
+    with pytest.raises(RuntimeError, match=r"inference|Inference"):
         clip_vision.model(pixel_values=given, intermediate_output=1)[1].sum().backward()
 
 

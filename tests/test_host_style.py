@@ -90,8 +90,7 @@ def distance(host, network, made, block=BLOCK, columns=slice(None)):
 
     sampler = host.module("sampler")
     reference = sampler.reference_gram(features, REFERENCE.movedim(-1, 1))
-    measure = sampler.StyleConstraint(features, reference, None)
-    return measure.distance(made.movedim(-1, 1)[..., columns].clone()).item()
+    return sampler.style_distance(features(made.movedim(-1, 1)[..., columns]), reference).item()
 
 
 @pytest.mark.parametrize("direction", ["encoder difference", "decoder gradient"])
@@ -177,8 +176,8 @@ def own_distance(host, spec, made):
     """As the constraint itself sees it."""
     sampler = host.module("sampler")
     features = spec.load(torch.device("cpu"))
-    style = sampler.StyleConstraint(features, sampler.reference_gram(features, spec.pictures), None)
-    return style.distance(made.movedim(-1, 1).clone()).item()
+    reference = sampler.reference_gram(features, spec.pictures)
+    return sampler.style_distance(features(made.movedim(-1, 1).clone()), reference).item()
 
 
 @pytest.mark.parametrize("references", [(1, 128, 128), (1, 96, 144), (2, 200, 90)])
@@ -230,9 +229,8 @@ def test_an_encoder_that_cannot_be_stopped_at_a_block(host, node_graph, tmp_path
 
 def test_a_vae_without_encoder(host, node_graph):
     """Its encoder's weights are what the file left unset; the decoder's gradient does without."""
-    from safetensors.torch import load_file
-
     import comfy.sd
+    from safetensors.torch import load_file
 
     prefix = "first_stage_model."
     weights = load_file(ROOT / "demo" / "ncs_emoji.safetensors")
