@@ -14,10 +14,13 @@ def load_network() -> torch.nn.Module:
     return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
 
 
-def tokens_after(network: torch.nn.Module, block: int, pictures: Tensor, size: int = 128) -> Tensor:
-    """Feature tokens (B, N, C) after one of the 16 blocks (0 = the first) of pictures (B, 3, H, W) in [0, 1]."""
-    x = F.interpolate(pictures, (size, size), mode="bilinear", antialias=True) * 2 - 1
-    x = network._swish(network._bn0(network._conv_stem(x)))
+def patch_tokens(network: torch.nn.Module, block: int, pictures: Tensor, side: int = 8) -> Tensor:
+    """Features after one of the 16 blocks (0 = the first), averaged over side x side patches: (B, side^2, C).
+
+    Averages, as a vision transformer's patch tokens: the Gram matrix of features at single pixels is so rough that
+    steps along its gradient do not lower the style distance at all. Pictures are (B, 3, H, W) in [0, 1].
+    """
+    x = network._swish(network._bn0(network._conv_stem(2 * pictures - 1)))
     for layer in network._blocks[: block + 1]:
         x = layer(x)
-    return x.flatten(2).mT
+    return F.adaptive_avg_pool2d(x, side).flatten(2).mT

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import report
 import torch
-from efficientnet import load_network, tokens_after
+from efficientnet import load_network, patch_tokens
 from metrics import energy_distance, mean_pairwise
 from pack import ROOT, sampler
 from targets import EMOJI, CheckpointTarget, read_pictures, start_noise
@@ -38,14 +38,14 @@ LAYOUT = report.Layout(
         ("backward_calls", 0, "backward"),
         ("style_ratio", 2, "style distance"),
         ("second_layer_ratio", 2, "second layer"),
-        ("fine_ratio", 2, "full resolution"),
+        ("fine_ratio", 2, "finer patches"),
         ("colour_ratio", 2, "colours"),
         ("content_score", 2, "content"),
         ("diversity", 2, "diversity"),
     ),
     reading="Means over references and prompts ± standard deviation over seeds; calls, network evaluations and "
     "backward passes are per picture. Distances to the reference are divided by those of plain sampling with the same "
-    "prompt and seed. Style distance is what the methods optimise; the second layer, the same layer at full resolution "
+    "prompt and seed. Style distance is what the methods optimise; the second layer, the same layer in finer patches "
     "and the colours (energy distance of pixels) are optimised by none. Content: share of the prompt's category among "
     f"the {NEAREST} nearest held-out emoji, the reference aside. Diversity: mean feature distance between seeds.",
     plotted=(
@@ -124,7 +124,7 @@ class Bench:
 
     def features(self, pictures: Tensor) -> Tensor:
         self.backward += torch.is_grad_enabled()
-        return tokens_after(self.network, self.opts.block, pictures, self.opts.size)
+        return patch_tokens(self.network, self.opts.block, pictures)
 
     def condition(self, text: str) -> Any:
         return self.words.WordConditioning.execute(text).result[0]
@@ -154,8 +154,8 @@ class Bench:
         return pictures, cost
 
     @torch.no_grad()
-    def distances(self, pictures: np.ndarray, reference: str, block: int, size: int) -> np.ndarray:
-        features, given = partial(tokens_after, self.network, block, size=size), self.pictures[reference][None]
+    def distances(self, pictures: np.ndarray, reference: str, block: int, side: int = 8) -> np.ndarray:
+        features, given = partial(patch_tokens, self.network, block, side=side), self.pictures[reference][None]
         gram = sampler.reference_gram(features, channels_first(given), self.opts.normalisation)
         return sampler.style_distance(features(channels_first(pictures)), gram, self.opts.normalisation).numpy()
 
@@ -165,9 +165,9 @@ class Bench:
         features = self.target.features(pictures)
         near = np.linalg.norm(features[:, None] - self.gallery_features, axis=-1).argsort(1)[:, :NEAREST]
         measures = {
-            "style_distance": self.distances(pictures, reference, opts.block, opts.size),
-            "second_layer_distance": self.distances(pictures, reference, opts.second_block, opts.size),
-            "fine_distance": self.distances(pictures, reference, opts.block, pictures.shape[1]),
+            "style_distance": self.distances(pictures, reference, opts.block),
+            "second_layer_distance": self.distances(pictures, reference, opts.second_block),
+            "fine_distance": self.distances(pictures, reference, opts.block, side=32),
             "colour_distance": [colour_distance(p, given) for p in pictures],
             "content_score": [np.mean([self.rows[self.gallery[i]]["category"] == category for i in n]) for n in near],
             "diversity": [mean_pairwise(features)] * len(pictures),
@@ -224,9 +224,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
-    parser.add_argument("--block", type=int, default=2, help="of EfficientNet-Lite0 (16, 0 = the first)")
-    parser.add_argument("--second-block", type=int, default=5, help="for the measure that no method optimises")
-    parser.add_argument("--size", type=int, default=32, help="of the picture as the feature network sees it")
+    parser.add_argument("--block", type=int, default=0, help="of EfficientNet-Lite0 (16, 0 = the first)")
+    parser.add_argument("--second-block", type=int, default=2, help="for the measure that no method optimises")
     parser.add_argument("--normalisation", choices=list(sampler.NORMALISATIONS), default="none")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="beside plain: method, preset or method/preset")
     return parser.parse_args()

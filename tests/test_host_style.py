@@ -10,10 +10,10 @@ from host import ROOT, CountNode, GraphError, node
 sys.path.insert(0, str(ROOT / "bench"))
 
 import clip_models
-from efficientnet import load_network, tokens_after
+from efficientnet import load_network, patch_tokens
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="EfficientNet-Lite0 is named in tools/requirements-dev.txt")
-STEPS, BLOCK, OTHER_BLOCK = 8, 2, 6
+STEPS, BLOCK, OTHER_BLOCK = 8, 0, 2
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ class Network:
     def load(self, device):
         def features(pictures):
             self.backward += torch.is_grad_enabled()
-            return tokens_after(self.network, BLOCK, pictures)
+            return patch_tokens(self.network, BLOCK, pictures)
 
         return features
 
@@ -86,7 +86,7 @@ def constrained(host, graph, constraint="style"):
 
 def distance(host, network, made, block=BLOCK, columns=slice(None)):
     def features(pictures):
-        return tokens_after(network, block, pictures)
+        return patch_tokens(network, block, pictures)
 
     sampler = host.module("sampler")
     reference = sampler.reference_gram(features, REFERENCE.movedim(-1, 1))

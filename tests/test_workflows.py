@@ -9,6 +9,9 @@ from host import ROOT, node
 API = ROOT / "workflows" / "api"
 NAMES = sorted(p.stem for p in (ROOT / "workflows").glob("*.json"))
 EDITOR_ONLY = {"MarkdownNote"}
+DIRECTORIES = {
+    "CheckpointLoaderSimple": "checkpoints", "ControlNetLoader": "controlnet", "CLIPVisionLoader": "clip_vision",
+}  # fmt: skip
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
@@ -112,8 +115,9 @@ def test_nothing_lacks_but_the_models(host, name):
     assert found == {(number, "value_not_in_list") for number in loaders}
     for number, (model,) in loaders.items():
         file = model["name"]
-        assert file in graph[number]["inputs"].values() and model["url"].endswith(f"/resolve/main/{file}")
-        assert model["directory"] == ("controlnet" if "ControlNet" in graph[number]["class_type"] else "checkpoints")
+        assert file in graph[number]["inputs"].values() and model["url"].endswith(f"/{file}")
+        assert "/resolve/main/" in model["url"]
+        assert model["directory"] == DIRECTORIES[graph[number]["class_type"]]
 
 
 def test_sd15_scales_picture_and_mask_together(host):

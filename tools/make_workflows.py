@@ -26,7 +26,7 @@ from workflow_notes import NOTES
 API = ROOT / "workflows" / "api"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMNS = {
-    "Model and picture": ("CheckpointLoaderSimple", "ControlNetLoader", "LoadImage"),
+    "Model and picture": ("CheckpointLoaderSimple", "ControlNetLoader", "CLIPVisionLoader", "LoadImage"),
     "Prompt": ("WordConditioning", "CLIPTextEncode", "FluxGuidance"),
     "Canvas": (
         "ImageCrop",
@@ -35,12 +35,14 @@ COLUMNS = {
         "ImageScale",
         "SplitImageWithAlpha",
         "VAEEncode",
+        "EmptyLatentImage",
     ),
     "Constraint": (
         "LatentMaskConstraint",
         "PixelSRConstraint",
         "PixelOperatorConstraint",
         "PixelTargetConstraint",
+        "StyleConstraint",
         "NewtonSettings",
         "PreviewImage",
     ),
@@ -67,21 +69,26 @@ CONSTRAINTS = ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstr
 HUB = "https://huggingface.co"
 # Where the editor offers to fetch a model from, and the folder of `models` that it belongs in.
 DOWNLOADS = {
-    "v1-5-pruned-emaonly-fp16.safetensors": (f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive", "checkpoints"),
-    "sd_xl_base_1.0.safetensors": (f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0", "checkpoints"),
-    "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors": (f"{HUB}/Comfy-Org/stable-diffusion-3.5-fp8", "checkpoints"),
-    "flux1-dev-fp8.safetensors": (f"{HUB}/Comfy-Org/flux1-dev", "checkpoints"),
+    "v1-5-pruned-emaonly-fp16.safetensors": (f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main", "checkpoints"),
+    "sd_xl_base_1.0.safetensors": (f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0/resolve/main", "checkpoints"),
+    "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors": (f"{HUB}/Comfy-Org/stable-diffusion-3.5-fp8/resolve/main", "checkpoints"),
+    "flux1-dev-fp8.safetensors": (f"{HUB}/Comfy-Org/flux1-dev/resolve/main", "checkpoints"),
     "control_v11p_sd15_canny_fp16.safetensors": (
-        f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors", "controlnet",
+        f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main", "controlnet",
+    ),
+    "clip_vision_h.safetensors": (
+        f"{HUB}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/clip_vision", "clip_vision",
     ),
 }  # fmt: skip
-# Graphs whose model is not shipped: what their thumbnail says, and the demo whose pictures it borrows.
+# Graphs whose model is not shipped: what their thumbnail says, and the demo whose pictures it borrows, if there is one;
+# else the thumbnail stays as it is.
 BORROWED = {
     "controlnet_plus_constraint_sd15": ("512 px, SD 1.5, ControlNet", "inpaint_demo"),
     "inpaint_flux": ("1024 px, Flux dev", "inpaint_demo"),
     "inpaint_sd15": ("512 px, SD 1.5", "inpaint_demo"),
     "inpaint_sd35": ("1024 px, SD 3.5", "inpaint_demo"),
     "inpaint_sdxl": ("1024 px, SDXL", "inpaint_demo"),
+    "style_sd15": ("512 px, SD 1.5", ""),
     "superres_sd15_x8": ("512 px, SD 1.5", "superres_demo"),
 }
 THUMBNAIL, SQUARE = 512, 8  # pixels
@@ -132,9 +139,9 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
     properties: Node = {"Node name for S&R": kind, "cnr_id": PACK if ours else "comfy-core"}
     if models := [value for value in values if value in DOWNLOADS]:
         properties["models"] = [
-            {"name": m, "url": f"{repository}/resolve/main/{m}", "directory": directory}
+            {"name": m, "url": f"{folder}/{m}", "directory": directory}
             for m in models
-            for repository, directory in [DOWNLOADS[m]]
+            for folder, directory in [DOWNLOADS[m]]
         ]
     node = {
         "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDTH, height], "flags": {}, "order": 0, "mode": 0,
@@ -273,7 +280,8 @@ def main() -> None:
             (ROOT / "workflows" / file.name).write_text(text + "\n", encoding="utf-8")
             model, demo = BORROWED.get(file.stem, ("", file.stem))
             label = f"{model} (shown: the small demo model)" if model else ""
-            thumbnail(*shown(demo), label).save(ROOT / "workflows" / f"{file.stem}.jpg", quality=90)
+            if demo:
+                thumbnail(*shown(demo), label).save(ROOT / "workflows" / f"{file.stem}.jpg", quality=90)
             print(f"workflows/{file.stem}.json and .jpg", flush=True)
 
 

@@ -190,4 +190,19 @@ moves towards it in every step. Connect a picture to *palette* to use its colour
 
 **Back-projection** here applies the function itself: the cells come out exact.
 """,
+    "style_sd15": """## Style with Stable Diffusion 1.5
+
+Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB) and the image encoder CLIP ViT-H/14, \
+`clip_vision_h.safetensors`, in `models/clip_vision` (1.2 GB); the editor offers both downloads. CLIP ViT-L/14 does as \
+well (`model.safetensors` of openai/clip-vit-large-patch14 on Hugging Face), and so do ViT-G, SigLIP and DINOv2.
+
+**Reference.** Load Image gives the look, the prompt the content. Batch Images makes one style of several references.
+
+**Block.** The features after block 2 are compared (the first is 0): colour and texture. A higher block sees larger \
+shapes. The paper's encoder, ViT-B/16, is none that ComfyUI loads; the help of Style Constraint says which blocks \
+correspond.
+
+**Sampling.** 20 steps of two model calls, and in each step one backward pass through the first blocks of the image \
+encoder. cfg 3 as published: more follows the prompt closer.
+""",
 }
