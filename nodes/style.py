@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import NORMALISATIONS, EncoderDifference, Features, StyleConstraint, reference_gram
-from .comfy_adapter import PixelCodec, block_features, check_vae, has_encoder
+from .comfy_adapter import PixelCodec, block_features, has_encoder
 from .constraint_spec import LatentSpace
 from .sockets import CATEGORY, Constraint
 
@@ -46,7 +46,7 @@ class StyleSpec:
             )
         features = self.load(space.device)
         reference = reference_gram(features, self.pictures.to(space.device), self.normalisation)
-        codec = PixelCodec(self.vae, space, self.tile)
+        codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
         gradient = self.direction == "decoder gradient"
         pull = codec.pull_back if gradient else EncoderDifference(codec.decode, codec.encode, codec.step)
         return StyleConstraint(features, reference, codec.decode, pull, self.normalisation)
@@ -135,7 +135,8 @@ class StyleConstraintNode(io.ComfyNode):
         tile: int = 0,
     ) -> io.NodeOutput:
         pictures, load = check_references(images), block_features(clip_vision, block)
-        check_vae(vae)
+        if vae.latent_dim != 2:
+            raise ValueError("vae: it is a video or audio VAE; style works on pictures so far.")
         if direction == DIRECTIONS[0] and not has_encoder(vae):
             raise ValueError(
                 "vae: what it encodes does not come back when decoded, so it has no encoder or not that of its "

@@ -66,18 +66,23 @@ WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
          "PreviewAny": 90}  # fmt: skip
 CONSTRAINTS = ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstraint", "PixelTargetConstraint")
-HUB = "https://huggingface.co"
+
+
+def hub(repository: str, folder: str = "") -> str:
+    return f"https://huggingface.co/{repository}/resolve/main/{folder}"
+
+
 # Where the editor offers to fetch a model from, and the folder of `models` that it belongs in.
 DOWNLOADS = {
-    "v1-5-pruned-emaonly-fp16.safetensors": (f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main", "checkpoints"),
-    "sd_xl_base_1.0.safetensors": (f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0/resolve/main", "checkpoints"),
-    "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors": (f"{HUB}/Comfy-Org/stable-diffusion-3.5-fp8/resolve/main", "checkpoints"),
-    "flux1-dev-fp8.safetensors": (f"{HUB}/Comfy-Org/flux1-dev/resolve/main", "checkpoints"),
+    "v1-5-pruned-emaonly-fp16.safetensors": (hub("Comfy-Org/stable-diffusion-v1-5-archive"), "checkpoints"),
+    "sd_xl_base_1.0.safetensors": (hub("stabilityai/stable-diffusion-xl-base-1.0"), "checkpoints"),
+    "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors": (hub("Comfy-Org/stable-diffusion-3.5-fp8"), "checkpoints"),
+    "flux1-dev-fp8.safetensors": (hub("Comfy-Org/flux1-dev"), "checkpoints"),
     "control_v11p_sd15_canny_fp16.safetensors": (
-        f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main", "controlnet",
+        hub("comfyanonymous/ControlNet-v1-1_fp16_safetensors"), "controlnet",
     ),
     "clip_vision_h.safetensors": (
-        f"{HUB}/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files/clip_vision", "clip_vision",
+        hub("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "split_files/clip_vision/"), "clip_vision",
     ),
 }  # fmt: skip
 # Graphs whose model is not shipped: what their thumbnail says, and the demo whose pictures it borrows, if there is one;
@@ -139,7 +144,7 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
     properties: Node = {"Node name for S&R": kind, "cnr_id": PACK if ours else "comfy-core"}
     if models := [value for value in values if value in DOWNLOADS]:
         properties["models"] = [
-            {"name": m, "url": f"{folder}/{m}", "directory": directory}
+            {"name": m, "url": f"{folder}{m}", "directory": directory}
             for m in models
             for folder, directory in [DOWNLOADS[m]]
         ]

@@ -19,7 +19,7 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 """
 
 from .clip_vision import block_features
-from .codec import PixelCodec, check_vae, has_encoder, start_latent
+from .codec import PixelCodec, has_encoder, start_latent
 from .doors import SINGLE_STEP, constrain_model, constrain_sampler
 from .guider import Turns, sample_in_turns, samples_at_once, simple_levels
 from .run import sample_latent, scheduler_names
@@ -31,7 +31,6 @@ __all__ = [
     "PixelCodec",
     "Turns",
     "block_features",
-    "check_vae",
     "constrain_model",
     "constrain_sampler",
     "has_encoder",
