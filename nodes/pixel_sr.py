@@ -79,7 +79,7 @@ class PixelSRConstraint(io.ComfyNode):
         low = tuple(y.shape[-2:])
         size = target_size(low, factor, width, height)
         check_ratio("width, height" if width or height else f"factor: {factor}", *size, vae)
-        operator = Resample.between(low, size, filter)
+        operator = Resample.between(low, size, filter, smooth=True)
         upscaled = operator.pinv(y).clamp(0, 1).movedim(1, -1)
         samples = start_latent(vae, upscaled, tile, needs_encoder=direction == "forward only")
         spec = PixelSpec(Measured(operator, y), vae, size, y.shape[0], noise, direction, tile)

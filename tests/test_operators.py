@@ -28,6 +28,8 @@ MIX = torch.tensor([[0.5, 0.5, 0.0], [0.0, -1.0, 1.0]])
 RANK_ONE = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])
 OPERATORS = {
     "area": lambda H, W: Resample.between(low(H, W, 4), (H, W), "area"),
+    "smooth area": lambda H, W: Resample.between(low(H, W, 4), (H, W), "area", smooth=True),
+    "smooth area of one axis": lambda H, W: Resample.between((H, W - 1), (H, W), "area", smooth=True),
     "bicubic": lambda H, W: Resample.between(low(H, W, 3), (H, W), "bicubic"),
     "lanczos": lambda H, W: Resample.between(low(H, W, 2.5), (H, W), "lanczos"),
     "lanczos of one axis": lambda H, W: Resample.between((H, W - 1), (H, W), "lanczos"),
@@ -83,7 +85,7 @@ def test_linear(name):
         assert torch.allclose(back(2 * Ax - 3 * Az), 2 * back(Ax) - 3 * back(Az), atol=1e-11)
 
 
-@pytest.mark.parametrize("name", [n for n in OPERATORS if not isinstance(make(n), Blur)])
+@pytest.mark.parametrize("name", [n for n in OPERATORS if not isinstance(make(n), Blur) and "smooth" not in n])
 def test_the_pseudo_inverse_is_moore_and_penrose(name):
     """A+ A is an orthogonal projection, so A+ y is the smallest picture; A+ A A+ = A+ holds for any y."""
     operator, x, z = make(name), noise(*SHAPES[1], seed=1), noise(*SHAPES[1], seed=2)
@@ -186,6 +188,13 @@ def test_factor_is_a_size():
     by_factor, between = Resample.by_factor((3, 5), 8, "bicubic"), Resample.between((3, 5), (24, 40), "bicubic")
     assert torch.equal(by_factor.A(x), between.A(x))
     assert torch.allclose(Resample.by_factor((3, 5), 8).A(x), F.avg_pool2d(x, 8))
+
+
+def test_a_smooth_inverse_has_no_blocks():
+    """A step of brightness: the pseudo-inverse of area averaging jumps from cell to cell, the smooth inverse rises."""
+    y = torch.tensor([0.2, 0.2, 0.2, 0.8, 0.8, 0.8], dtype=torch.float64).expand(1, 1, 6, 6)
+    jump = [Resample.by_factor((6, 6), 8, smooth=s).pinv(y).diff(dim=-1).abs().max() for s in (False, True)]
+    assert jump[0] == pytest.approx(0.6) and jump[1] < 0.2
 
 
 # Blur

@@ -51,6 +51,7 @@ def picture(seed=1, batch=1):
 
 OPERATORS = {
     "area": Resample.by_factor((8, 8), 4),
+    "smooth area": Resample.by_factor((8, 8), 4, smooth=True),
     "lanczos": Resample.by_factor((8, 8), 4, "lanczos"),
     "grey": grey(),
     "mask": PixelMask(noise(SIZE, SIZE, seed=3) > 0.8),
@@ -73,7 +74,7 @@ def test_the_gradient_is_that_of_the_residual_norm(name):
     assert torch.nn.functional.cosine_similarity(e.flatten(), exact.flatten(), 0) > 1 - 1e-9
 
 
-@pytest.mark.parametrize("name", ["area", "lanczos", "grey", "mask"])
+@pytest.mark.parametrize("name", ["area", "smooth area", "lanczos", "grey", "mask"])
 def test_one_encoder_difference_satisfies_a_lossless_autoencoder(name):
     """Dec(x0 + e) measures as y, when e has its own length: a Newton step."""
     m, x0 = measured(name, picture()), noise(1, 3, SIZE, SIZE)
