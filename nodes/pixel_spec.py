@@ -6,7 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampler import EncoderDifference, Measurement, PixelConstraint
+from ..sampler import EncoderDifference, Measurement, PixelConstraint, perturbed
 from .comfy_adapter import PixelCodec
 from .constraint_spec import LatentSpace
 
@@ -25,6 +25,7 @@ class PixelSpec:
         noise: sigma_y, in units of the picture.
         direction: one of `DIRECTIONS`.
         tile: side of the VAE's tiles in pixels; 0 = the whole picture at once.
+        perturbation: deviation of the noise on the estimate from which the way is sought.
     """
 
     measurement: Measurement
@@ -34,6 +35,7 @@ class PixelSpec:
     noise: float = 0.0
     direction: str = DIRECTIONS[0]
     tile: int = 0
+    perturbation: float = 0.0
 
     def bind(self, space: LatentSpace) -> PixelConstraint:
         self.check_latent(space)
@@ -43,6 +45,8 @@ class PixelSpec:
         else:
             lift = self.measurement.correction
             pull = EncoderDifference(codec.decode, codec.encode, codec.step)
+        if self.perturbation:
+            pull = perturbed(pull, self.perturbation, space.shape[0])
         return PixelConstraint(self.measurement.misfit, lift, pull, self.noise)
 
     def check_latent(self, space: LatentSpace) -> None:
@@ -117,5 +121,15 @@ def way_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Side of the tiles, in pixels, in which the VAE sees the picture; 0 = all of it at once. For large "
             "pictures, 512 for example.",
+        ),
+        io.Float.Input(
+            "perturbation",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="Against blurry results, as published: noise on the estimate from which the constraint is looked "
+            "at, in units of the latent. Of use with little fresh noise (low eta); 0.1 is much.",
         ),
     ]

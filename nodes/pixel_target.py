@@ -64,6 +64,7 @@ class PixelTargetConstraint(io.ComfyNode):
         function: ImageMap | None = None,
         direction: str = DIRECTIONS[0],
         tile: int = 0,
+        perturbation: float = 0.0,
     ) -> io.NodeOutput:
         if target == "function" and function is None:
             raise ValueError(
@@ -75,4 +76,12 @@ class PixelTargetConstraint(io.ComfyNode):
             "posterise": lambda image: posterise(image, colours),
             "function": function,
         }
-        return io.NodeOutput(PixelSpec(Target(as_picture_map(functions[target])), vae, direction=direction, tile=tile))
+        return io.NodeOutput(
+            PixelSpec(
+                Target(as_picture_map(functions[target])),
+                vae,
+                direction=direction,
+                tile=tile,
+                perturbation=perturbation,
+            )
+        )

@@ -9,7 +9,7 @@ from .operators.colour import ChannelMix, grey
 from .operators.mask import LatentMask, frame_weights, interpolated_weights, known_weights
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
-from .pixel import EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project
+from .pixel import EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project, perturbed
 from .recompose import exact_layers, recompose
 from .renoise import mixed_seed
 from .report import WHY, Recorder, Report
@@ -55,6 +55,7 @@ __all__ = [
     "motion_kernel",
     "newton_steps",
     "paint_layers",
+    "perturbed",
     "recompose",
     "reference_gram",
     "sample_constrained",

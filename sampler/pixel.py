@@ -10,8 +10,10 @@ from torch import Tensor
 from .constraint import with_residual
 from .denoiser import max_abs, unit_max
 from .operators.linear import LinearOperator
+from .renoise import noise_like, sample_generators
 
 PixelMap = Callable[[Tensor], Tensor]
+Pull = Callable[[Tensor, PixelMap], Tensor]
 
 
 class Measurement(Protocol):
@@ -88,6 +90,15 @@ class EncoderDifference:
         return self.encode(picture + e_pixel) - self.encode(picture)
 
 
+def perturbed(pull: Pull, size: float, batch: int, seed: int = 0) -> Pull:
+    """`pull` seen from around the estimate: at x0 + size n, n ~ N(0, I) anew each time, one generator per sample.
+
+    Against blur (section 3.3): blurry pictures that satisfy the constraint are no longer at rest.
+    """
+    generators = sample_generators(seed, batch)
+    return lambda x0, wish: pull(x0 + size * noise_like(x0, generators), wish)
+
+
 @dataclass(frozen=True)
 class PixelConstraint:
     """A measurement of Dec(x0), up to its noise.
@@ -105,7 +116,7 @@ class PixelConstraint:
 
     misfit: PixelMap
     lift: PixelMap
-    pull: Callable[[Tensor, PixelMap], Tensor]
+    pull: Pull
     noise: float = 0.0
 
     def error(self, x0: Tensor, sigma: float) -> Tensor:

@@ -41,6 +41,42 @@ def test_mask_blending_would_hide_the_error(host, graph):
     assert not torch.allclose(known_columns(seen[0]), known_columns(known) * 0.18215, atol=0.1)
 
 
+def test_a_model_pushed_out_of_memory_comes_back(host, graph):
+    """Trap 10: on a full card the VAE of a constraint evicts the model, whose weights would then be elsewhere."""
+    import comfy.model_management
+    from comfy.patcher_extension import WrappersMP
+
+    there = []
+
+    class Evict:
+        def bind(self, space):
+            return self
+
+        def error(self, x0, sigma):
+            comfy.model_management.unload_all_models()
+            return x0
+
+    class Watch:
+        RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "watch", "test"
+        INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",)}})
+
+        def watch(self, model):
+            def wrapper(executor, *args, **kwargs):
+                there.append(any(loaded is model for loaded in comfy.model_management.loaded_models()))
+                return executor(*args, **kwargs)
+
+            model = model.clone()
+            model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", wrapper)
+            return (model,)
+
+    host.nodes.NODE_CLASS_MAPPINGS["TestWatch"] = Watch
+    graph["watch"] = node("TestWatch", model=["ckpt", 0])
+    graph["evict"] = give(host, "NEWTON_CONSTRAINT", Evict())
+    graph["sample"]["inputs"] |= {"model": ["watch", 0], "constraint": ["evict", 0], "steps": 1}
+    sampled(host, graph)
+    assert there == [True, True]
+
+
 def test_thin_mask_lines_are_not_lost_by_our_node(host, graph):
     """Trap 1: the host's bilinear mask turns a one-pixel line into nothing; pooling keeps it."""
     mask = torch.zeros(1, 128, 128)

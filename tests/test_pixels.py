@@ -13,6 +13,7 @@ from newton_pack.sampler import (
     gaussian_kernel,
     grey,
     motion_kernel,
+    perturbed,
     tiled,
 )
 from newton_pack.sampler.constraint import residual
@@ -100,6 +101,25 @@ def test_noise_is_not_fitted(way):
     lift = m.correction if way == "forward" else m.descent
     e = PixelConstraint(m.misfit, lift, pull, noise=0.02).error(x0, 1.0)
     assert torch.allclose(residual(e), torch.tensor([0.03, 0.0, 0.0], dtype=torch.float64), atol=1e-12)
+
+
+def test_the_perturbation_is_of_its_size_and_a_samples_own():
+    """Two runs are alike, a batch of two is two batches of one, and every look is from elsewhere."""
+    looked = []
+
+    def pull(x0, wish):
+        looked.append(x0)
+        return x0
+
+    x0 = torch.zeros(2, 4, 64, 64)
+    for batch in (x0, x0[:1]):
+        shaken = perturbed(pull, 0.1, len(batch))
+        for _ in range(2):
+            shaken(batch, lambda p: p)
+    assert looked[0].std().item() == pytest.approx(0.1, rel=0.05)
+    assert not torch.allclose(looked[0], looked[1], atol=0.01)
+    assert torch.equal(looked[0][:1], looked[2]) and torch.equal(looked[1][:1], looked[3])
+    assert not torch.allclose(looked[0][0], looked[0][1], atol=0.01)
 
 
 def test_small_wishes_are_lengthened_for_the_encoder():

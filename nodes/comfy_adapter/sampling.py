@@ -81,6 +81,12 @@ class GivenFirst:
         return self.given.pop() if self.given else self.model(x, sigma)
 
 
+def stay_loaded(patcher: Any) -> None:
+    """Put the model back where the VAE of a constraint has pushed it out of the device's memory."""
+    if all(loaded is not patcher for loaded in comfy.model_management.loaded_models()):
+        comfy.model_management.load_models_gpu([patcher])
+
+
 def newton_function(
     model_k: Any,
     x: Tensor,
@@ -125,6 +131,7 @@ def newton_function(
     def call(x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         memory.before_call(sigma)
+        stay_loaded(model_k.inner_model.model_patcher)
         x0 = model_k(x, sigma, **extra_args | {"model_options": options})
         bar.update()
         if on_call is not None:
