@@ -14,188 +14,18 @@ Writes cost.json, cost.md and cost.png.
 
 import argparse
 import itertools
-import os
-import statistics
-import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import report
 import torch
-from live_memory import LiveBytes
-from methods import gradient
+from measured_runs import CUDA, DEVICE, FAST, Bench, backpropagated, clock, half, ours, peak_memory, plain, random_model
 from pack import sampler
-from torch import Tensor
 from tqdm import tqdm
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-DTYPE = torch.bfloat16 if CUDA else torch.float32
 SIDES, BATCHES = ((64, 128), (1, 4)) if CUDA else ((16, 24, 32), (1, 2))  # latent cells
 OWN_SIDES, OWN_BATCHES = (64, 128, 256), (1, 4)
-ATTENTION = {"context_dim": 768, "num_heads": 8, "num_head_channels": -1, "use_spatial_transformer": True,
-             "use_linear_in_transformer": False, "legacy": False}  # fmt: skip
-SD15 = ATTENTION | {"num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "transformer_depth_middle": 1,
-                    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-                    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]}  # fmt: skip
-SMALL = ATTENTION | {"num_res_blocks": [1], "channel_mult": [1], "transformer_depth_middle": -2,
-                     "transformer_depth": [1], "transformer_depth_output": [0, 0]}  # fmt: skip
-FAST = sampler.PRESETS["fast"]
-
-
-def random_model() -> Any:
-    """A MODEL of the host with random weights."""
-    sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    from comfy.cli_args import args
-
-    args.cpu = not CUDA
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    build = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "adm_in_channels": None}
-    config = comfy.supported_models.SD15(build | (SD15 if CUDA else SMALL))
-    config.set_inference_dtype(DTYPE, None)
-    base = config.get_model({}, device=DEVICE)
-    for weight in base.parameters():
-        torch.nn.init.normal_(weight.requires_grad_(False), std=0.02)
-    return comfy.model_patcher.ModelPatcher(base, DEVICE, torch.device("cpu"))
-
-
-def clock() -> float:
-    """Seconds; on a CPU those of this process, so that a busy machine does not count."""
-    if CUDA:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
-@contextmanager
-def peak_memory(into: dict[str, Any], held: int) -> Iterator[None]:
-    """Adds `peak_bytes`: of the GPU's allocator, or of the tensors alive on top of `held` bytes of weights."""
-    if CUDA:
-        torch.cuda.reset_peak_memory_stats()
-        yield
-        into["peak_bytes"] = torch.cuda.max_memory_allocated()
-        return
-    with LiveBytes() as live:
-        yield
-    into["peak_bytes"] = held + live.peak
-
-
-@contextmanager
-def waits(into: dict[str, Any]) -> Iterator[None]:
-    """Adds `waits`: how often the host waited for the GPU."""
-    if not CUDA:
-        yield
-        return
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        yield
-        torch.cuda.set_sync_debug_mode("default")
-    into["waits"] = sum("synchroniz" in str(w.message) for w in caught)
-
-
-class Bench:
-    """Runs sampler functions inside the host's own sampling."""
-
-    def __init__(self, model: Any, levels: int, repeats: int):
-        self.model, self.levels, self.repeats = model, levels, repeats
-        self.weights = sum(p.nbytes for p in model.model.parameters())
-        self.prompt = [[torch.zeros(1, 77, 768), {"pooled_output": torch.zeros(1, 768)}]]
-
-    def sample(self, function: Callable[..., Any], batch: int, side: int) -> None:
-        import comfy.sample
-        import comfy.samplers
-
-        schedule = self.model.get_model_object("model_sampling")
-        noise = torch.randn(batch, 4, side, side, generator=torch.Generator().manual_seed(0))
-        comfy.sample.sample_custom(
-            self.model, noise, 1.0, comfy.samplers.KSAMPLER(function),
-            comfy.samplers.calculate_sigmas(schedule, "simple", self.levels), self.prompt, self.prompt,
-            torch.zeros_like(noise), disable_pbar=True, seed=0,
-        )  # fmt: skip
-
-    def measure(self, function: Callable[..., Tensor], batch: int, side: int, grad: bool = False) -> dict[str, Any]:
-        """Calls of a run, its `time` and that of one raw call (least of the repeats), and its peak memory."""
-        runs, raws, found = [], [], {}
-
-        def run(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict, callback: Any, disable: Any) -> Tensor:
-            counted = Counted(model_k)
-            if not runs:  # the first run of a size also makes the host's and the device's preparations
-                function(Counted(model_k), x, sigmas, dict(extra_args), None, True)
-            start = clock()
-            out = function(counted, x, sigmas, dict(extra_args), None, True)
-            runs.append(clock() - start)
-            found["calls"] = counted.calls
-            level = sigmas[:1].expand(len(x))
-            start = clock()
-            for _ in range(counted.calls):
-                model_k(x, level, **(extra_args | {"denoise_mask": None}))
-            raws.append((clock() - start) / counted.calls)
-            return out
-
-        def watched(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict, callback: Any, disable: Any) -> Tensor:
-            with peak_memory(found, self.weights), waits(found):
-                return function(model_k, x, sigmas, extra_args, None, True)
-
-        with torch.inference_mode(not grad):
-            for _ in range(self.repeats):
-                self.sample(run, batch, side)
-            self.sample(watched, batch, side)
-        return found | {"time": min(runs), "raw": statistics.median(raws)}
-
-
-class Counted:
-    """A host model that counts its calls."""
-
-    def __init__(self, model_k: Any):
-        self.model_k, self.calls = model_k, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model_k, name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        self.calls += 1
-        return self.model_k(*args, **kwargs)
-
-
-def plain(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict, callback: Any, disable: Any) -> Tensor:
-    from comfy.k_diffusion.sampling import sample_euler_ancestral
-
-    return sample_euler_ancestral(model_k, x, sigmas, extra_args | {"denoise_mask": None}, None, True)
-
-
-def half(batch: int, side: int) -> tuple[Tensor, Tensor]:
-    """A known latent and its weights: the left half."""
-    weights = torch.zeros(batch, 1, side, side)
-    weights[..., : side // 2] = 1
-    return torch.zeros(batch, 4, side, side), weights
-
-
-def ours(batch: int, side: int) -> Callable[..., Tensor]:
-    from newton_pack.nodes.comfy_adapter import make_sampler
-    from newton_pack.nodes.latent_mask import LatentMaskSpec
-
-    made = make_sampler(LatentMaskSpec(*half(batch, side)), FAST)
-    return partial(made.sampler_function, **made.extra_options)
-
-
-def backpropagated(batch: int, side: int) -> Callable[..., Tensor]:
-    from newton_pack.nodes.comfy_adapter import measured_scales
-
-    def function(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict, callback: Any, disable: Any) -> Tensor:
-        scales = measured_scales(model_k.inner_model.inner_model.model_sampling)
-        denoise = sampler.Denoiser(lambda x, s: model_k(x, s, **(extra_args | {"denoise_mask": None})), scales)
-        y, weights = (t.to(x) for t in half(batch, side))
-        return gradient(denoise, x, sigmas.tolist(), y, weights, 0).detach()
-
-    return function
 
 
 def cost_rows(bench: Bench) -> list[dict[str, Any]]:

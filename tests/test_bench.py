@@ -10,6 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
+import cost
+import live_memory
 import masks
 import methods
 import metrics
@@ -121,3 +123,32 @@ def test_feedback_comes_nearer_to_the_exact_posterior_than_the_published_loop_at
     feedback = distance(by_label["ours/feedback"])
     assert feedback < distance(by_label["published_eta1"]) / 1.5
     assert feedback < distance(by_label["replacement"]) / 2
+
+
+def test_live_bytes_are_those_of_the_tensors_alive():
+    with live_memory.LiveBytes() as live:
+        a = torch.zeros(1000)
+        b = a + 1
+        view, in_place = b[:10], b.mul_(2)
+        del a, b
+        c = torch.zeros(500)
+    assert (live.peak, live.live) == (8000, 6000)
+    del view, in_place, c
+    assert live.live == 0
+
+
+def test_live_bytes_see_what_backpropagation_keeps():
+    x = torch.zeros(1000, requires_grad=True)
+    with live_memory.LiveBytes() as live:
+        y = x.sin().sin().sin()
+        assert live.live == 3 * 4000  # each result is kept for the next one's derivative
+        del y
+    assert live.live == 0
+
+
+def test_our_own_cost_grows_like_the_latent():
+    """Calls are always the same; memory is linear in the latent's values. Times are in the benchmark."""
+    rows = cost.growth_rows(levels=2, repeats=1)
+    assert {r["calls"] for r in rows} == {4}
+    assert all(r["memory_per_value"] == pytest.approx(1, abs=0.01) for r in rows if r["constraints"] == 1)
+    assert max(r["memory_per_value"] for r in rows) < 1.5

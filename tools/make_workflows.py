@@ -57,6 +57,7 @@ COLUMNS = {
         "KSampler",
         "SamplerCustomAdvanced",
         "VAEDecode",
+        "NewtonConstraintReport",
     ),
     "Soft mask": ("GrowMask", "MaskToImage", "ImageBlur", "ImageToMask"),
     "Composite": ("ImageCompositeMasked", "NewtonBackProjectPixels", "PreviewAny", "SaveImage"),
@@ -64,7 +65,7 @@ COLUMNS = {
 WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
 EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
-         "PreviewAny": 90}  # fmt: skip
+         "PreviewAny": 90, "NewtonConstraintReport": 240}  # fmt: skip
 CONSTRAINTS = ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstraint", "PixelTargetConstraint")
 
 
