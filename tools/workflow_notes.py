@@ -25,7 +25,9 @@ NOTES = {
 **Constraint.** The transparent part of the picture is its mask: it is generated, the rest is kept. Paint another one \
 with a right click on Load Image > Open in MaskEditor.
 
-**Sampling.** Newton Constrained Sampler corrects every step until the known part is obeyed: two model calls a step. Constraint Report draws how far each step was from it. To spend fewer calls connect Newton Settings: *max_calls* limits them, *residual_target* stops where it is close enough.
+**Sampling.** Newton Constrained Sampler corrects every step until the known part is obeyed: two model calls a step. \
+Constraint Report draws how far each step was from it. To spend fewer calls connect Newton Settings: *max_calls* \
+limits them, *residual_target* stops where it is close enough.
 
 {COMPOSITE.format(px=2)}
 
