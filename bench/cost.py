@@ -138,9 +138,8 @@ def main() -> None:
     opts.out.mkdir(parents=True, exist_ok=True)
     growth = growth_rows(opts.levels, opts.repeats)
     cost = cost_rows(Bench(random_model(), opts.levels, opts.repeats))
-    head = report.heading(
-        "cost", opts, {"device": torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"}
-    )
+    device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
+    head = report.heading("cost", opts, {"device": device})
     (opts.out / "cost.json").write_text(report.as_lines(head, cost + growth), encoding="utf-8")
     notes = "".join(f"- {k}: {v}\n" for k, v in head["versions"].items())
     body = f"`{head['command']}`, {head['date']}\n\n{notes}\n## Beside the model\n\n{table(cost)}\n\n"
