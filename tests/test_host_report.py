@@ -150,8 +150,8 @@ def test_without_any_level_there_is_a_report(host, graph):
 class OnMeta:
     """A network, and a constraint, on torch's meta device: no value exists there, so whatever reads one fails."""
 
-    def __init__(self, host, base):
-        self.inner_model, self.sigmas = SimpleNamespace(inner_model=base), None
+    def __init__(self, host, patcher):
+        self.inner_model, self.sigmas = SimpleNamespace(inner_model=patcher.model, model_patcher=patcher), None
         self.mask = host.module("sampler").LatentMask
 
     def __call__(self, x, sigma, **extra_args):
@@ -164,7 +164,7 @@ class OnMeta:
 @pytest.mark.parametrize("target", [0.0, 0.1])
 def test_the_host_waits_for_the_device_at_the_end_only(host, graph, target):
     """Nothing is read off the device before the report, unless there is a residual target."""
-    model = host.run({"ckpt": graph["ckpt"], "out": node("TestCapture", value=["ckpt", 0])})[0].model
+    model = host.run({"ckpt": graph["ckpt"], "out": node("TestCapture", value=["ckpt", 0])})[0]
     network, calls, levels = OnMeta(host, model), [], []
     newton = host.module("nodes.comfy_adapter.sampling").newton_function
     chosen = host.module("sampler").NewtonSettings(residual_target=target)
