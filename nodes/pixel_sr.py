@@ -56,9 +56,7 @@ class PixelSRConstraint(io.ComfyNode):
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
                 io.Latent.Output(display_name="LATENT", tooltip="Latent of the right size to start from."),
-                io.Image.Output(
-                    display_name="upscaled", tooltip="The smoothest picture that satisfies the constraint."
-                ),
+                io.Image.Output(display_name="upscaled", tooltip="A smooth picture that satisfies the constraint."),
             ],
         )
 

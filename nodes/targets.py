@@ -1,6 +1,7 @@
 """Pictures named by what no gradient passes through: JPEG compression, few levels, few colours."""
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ ImageMap = Callable[[Tensor], Tensor]
 
 def to_pillow(picture: Tensor) -> Image.Image:
     """One HWC picture."""
-    return Image.fromarray((255 * picture.clamp(0, 1)).round().byte().cpu().numpy(), "RGB")
+    return Image.fromarray((255 * picture.clamp(0, 1)).round().byte().cpu().numpy())
 
 
 def from_pillow(picture: Image.Image) -> Tensor:
@@ -70,6 +71,12 @@ def pixel_art(image: Tensor, cell: int, colours: int, palette: Tensor | None) ->
         colours: how many, 2 to 256; the picture's own, by Pillow's median cut.
         palette: (n, 3) in [0, 1], colours to use instead.
     """
+    height, width = image.shape[1:3]
+    if height % cell or width % cell:
+        raise ValueError(
+            f"cell: {cell} does not divide the picture's {width}x{height}; choose a divisor of both, such as "
+            f"{math.gcd(height, width)}."
+        )
     small = F.avg_pool2d(image.movedim(-1, 1), cell).movedim(1, -1)  # BHWC -> BCHW and back
     if palette is None:
         small = each_picture(small, lambda picture: picture.quantize(colours))

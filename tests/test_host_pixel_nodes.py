@@ -160,6 +160,11 @@ def test_a_function_that_returns_no_picture_is_named(host):
             misfit(host, node("PixelTargetConstraint", **target), {"function": ("NEWTON_TARGET", function)})
 
 
+def test_cells_that_do_not_fit_are_named(host):
+    with pytest.raises(GraphError, match="cell: 7 does not divide the picture's 128x128"):
+        misfit(host, node("PixelTargetConstraint", target="pixel art", cell=7, colours=4), {})
+
+
 @pytest.mark.parametrize("tile", [0, 64])
 def test_the_decoders_gradient_is_the_numerical_one(host, vae, tile):
     """-d|y - A Dec(x0)| / dx0 along random directions, in tiles as decoded in tiles."""
