@@ -98,8 +98,8 @@ class StyleConstraintNode(io.ComfyNode):
                     options=list(NORMALISATIONS),
                     default="none",
                     tooltip="Of the features, before their products are averaged. none: as published. unit tokens: "
-                    "every place in the picture counts alike. centred: without their mean, so variation counts more "
-                    "than overall tone.",
+                    "every place in the picture counts alike. centred: without their mean, which leaves the overall "
+                    "colours to the model.",
                 ),
                 io.Combo.Input(
                     "direction",

@@ -1,4 +1,4 @@
-"""Style: the finished picture's features have the Gram matrix of a reference's (section 4.3, after Gatys et al.)."""
+"""Style: the finished picture's features have the Gram matrix of a reference's (Graikos et al., after Gatys et al.)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ def gram(tokens: Tensor, normalisation: str = "none") -> Tensor:
 
     Args:
         normalisation: of F first. "none" as published; "unit tokens" scales each token to length 1, so that a few
-            large ones do not rule; "centred" takes the mean token away, which leaves a covariance.
+            large ones do not rule; "centred" takes the mean token away, which leaves a covariance, and the overall
+            colours to the model.
     """
     f = NORMALISATIONS[normalisation](tokens if tokens.dtype == torch.float64 else tokens.float())
     return f.mT @ f / f.shape[1]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from clip_models import CLIP, CONFIGS, SIZE, make
+from clip_models import CLIP, CONFIGS, SIGLIP, SIZE, make
 
 
 @pytest.fixture
@@ -125,3 +125,16 @@ def test_the_hosts_model_may_go_while_ours_runs(host, encoder):
         for p in clip_vision.model.parameters():
             p.zero_()
     assert torch.equal(features(given), before)
+
+
+@pytest.mark.parametrize("config", [
+    CLIP | {"model_type": "dinov3", "num_register_tokens": 4, "layer_norm_eps": 1e-5, "rope_theta": 100.0},
+    SIGLIP | {"model_type": "siglip2_vision_model", "image_size": -1, "num_patches": 256},
+], ids=["dinov3", "siglip2"])  # fmt: skip
+def test_encoders_of_newer_hosts_that_do_not_fit_are_refused_by_name(host, encoder, config):
+    import comfy.clip_vision
+
+    if config["model_type"] not in comfy.clip_vision.IMAGE_ENCODERS:
+        pytest.skip(f"this host has no {config['model_type']}")
+    with pytest.raises(ValueError, match=r"clip_vision: this image encoder .* is not supported"):
+        features_of(host, encoder(config), 0)

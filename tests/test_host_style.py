@@ -118,6 +118,18 @@ def test_the_conditional_branch_alone_takes_one_evaluation_less(host, graph, sty
     assert distance(host, network, styled) < 0.7 * distance(host, network, plain)
 
 
+def test_without_guidance_the_conditional_branch_is_the_model(host, graph, style):
+    graph["style"], _ = style()
+    graph["sample"]["inputs"] |= {"cfg": 1.0, "steps": 3}
+    expected = constrained(host, graph)
+    graph["settings"] = node(
+        "NewtonSettings", preset="fast", iterations=1, rate_first=0.5, rate_last=0.5, delta=0.0, eta=1.0, carry=True,
+        conditional_only=True,
+    )  # fmt: skip
+    graph["sample"]["inputs"]["settings"] = ["settings", 0]
+    assert torch.allclose(constrained(host, graph), expected, atol=1e-4)
+
+
 def test_restyle_a_region_and_keep_the_rest(host, graph, style, network):
     """The mask keeps the left half as well as it does alone; the right half takes the style on."""
     graph["style"], _ = style()
