@@ -154,16 +154,17 @@ def read_pictures(files: list[Path]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(f).convert("RGB"), np.float32) / 255 for f in files])
 
 
-def training_emoji(count: int) -> tuple[list[str], np.ndarray]:
-    """Evenly spaced pictures of the training split, drawn from the font on white."""
+def training_emoji(count: int | None) -> tuple[list[str], np.ndarray]:
+    """All or evenly spaced pictures of the training split, drawn from the font on white."""
     sys.path.insert(0, str(ROOT / "demo"))
     from emoji import draw_all, find_font, read_index
 
     rows = [r for r in read_index() if r["split"] == "train"]
-    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
-    drawn = np.stack([np.asarray(p, np.float32) for p in draw_all(rows, find_font(None))]) / 255
+    if count is not None:
+        rows = [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    drawn = draw_all(rows, find_font(None)).astype(np.float32) / 255
     alpha = drawn[..., 3:]
-    return [r["words"].replace(" ", "_") for r in rows], drawn[..., :3] * alpha + 1 - alpha
+    return [r["words"] for r in rows], drawn[..., :3] * alpha + 1 - alpha
 
 
 def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
