@@ -1,13 +1,14 @@
 """The networks of the embedded checkpoint, in the layout that ComfyUI's stock loaders detect."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from word_vectors import WIDTH
-
-SCALE = 0.18215  # the host's SD1.5 latent format multiplies an encoded latent by this
 
 
 def import_host(path: str) -> None:
@@ -27,10 +28,10 @@ def initialise(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def make_vae() -> torch.nn.Module:
+def make_vae(channels: int) -> torch.nn.Module:
     from comfy.taesd.taesd import TAESD
 
-    return initialise(TAESD(latent_channels=4)).to(memory_format=torch.channels_last)
+    return initialise(TAESD(latent_channels=channels)).to(memory_format=torch.channels_last)
 
 
 def make_unet() -> torch.nn.Module:
@@ -52,33 +53,87 @@ def make_unet() -> torch.nn.Module:
     return unet
 
 
-def alphas_cumprod() -> torch.Tensor:
-    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+def make_mmdit() -> torch.nn.Module:
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper, get_2d_sincos_pos_embed
+    from comfy.ops import disable_weight_init
+
+    mmdit = OpenAISignatureMMDITWrapper(
+        input_size=None, patch_size=2, in_channels=16, out_channels=16, depth=3, num_patches=64, pos_embed_max_size=8,
+        pos_embed_scaling_factor=None, qk_norm="rms", dtype=torch.float32, operations=disable_weight_init,
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 192}},
+    )  # fmt: skip
+    initialise(mmdit)
+    mmdit.pos_embed.copy_(torch.from_numpy(get_2d_sincos_pos_embed(192, 8)))
+    # Every block starts as the identity, and the output at zero.
+    for name, p in mmdit.named_parameters():
+        if ".adaLN_modulation.1." in name or name.startswith("final_layer.linear"):
+            torch.nn.init.zeros_(p)
+        elif name.endswith(("ln_q.weight", "ln_k.weight")):
+            torch.nn.init.ones_(p)
+    return mmdit
+
+
+def eps_target(z: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SD's schedule at u in [0, 1): noisy input, the network's time, and what it predicts, the noise."""
+    t = (1000 * u).long()
+    a = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, device=z.device) ** 2, 0)[t].view(-1, 1, 1, 1)
+    return a.sqrt() * z + (1 - a).sqrt() * noise, t.float(), noise
+
+
+def flow_target(z: Tensor, noise: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Straight paths, at u shifted by 3 as the host's SD3 has it; the network predicts the velocity."""
+    s = (3 * u / (1 + 2 * u)).view(-1, 1, 1, 1)
+    return (1 - s) * z + s * noise, 1000 * s.flatten(), noise - z
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A checkpoint format of the host.
+
+    Attributes:
+        channels: of the latent.
+        scale, shift: the host's latent format makes (latent - shift) * scale of an encoded latent.
+        make: builds the network.
+        target: noisy input, time and target of a latent, noise and u in [0, 1).
+    """
+
+    channels: int
+    scale: float
+    shift: float
+    make: Callable[[], torch.nn.Module]
+    target: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+LAYOUTS = {
+    "sd15": Layout(4, 0.18215, 0.0, make_unet, eps_target),
+    "sd3": Layout(16, 1.5305, 0.0609, make_mmdit, flow_target),
+}
 
 
 def export(
     file: Path,
+    layout: Layout,
     vae: torch.nn.Module,
-    mean: torch.Tensor,
-    std: torch.Tensor,
-    unet: torch.nn.Module,
+    mean: Tensor,
+    std: Tensor,
+    network: torch.nn.Module,
     seed: int,
     steps: int,
 ) -> None:
-    """One half-precision safetensors file in the layout of an SD1.5 checkpoint.
+    """One half-precision safetensors file that the stock checkpoint loader takes.
 
-    The UNet saw latents with zero mean and unit deviation: `mean` and `std` go into the VAE's shift and scale.
+    The network saw latents with zero mean and unit deviation: `mean` and `std` go into the VAE's scale and shift.
     """
-    tensors = {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()}
+    tensors = {f"model.diffusion_model.{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"first_stage_model.{k}": v for k, v in vae.state_dict().items()}
-    tensors["first_stage_model.vae_scale"] = SCALE * std
-    tensors["first_stage_model.vae_shift"] = -mean / (SCALE * std)
+    tensors["first_stage_model.vae_scale"] = layout.scale * std
+    tensors["first_stage_model.vae_shift"] = layout.shift - mean / (layout.scale * std)
     meta = {
         "modelspec.title": "Newton Constrained Sampling demo (Noto emoji, 128 px)",
         "modelspec.license": "MIT; pictures: Noto Emoji, SIL OFL 1.1 / Apache-2.0",
         "trained_by": "demo/train.py",
-        "unet_steps": str(steps),
+        "steps": str(steps),
         "seed": str(seed),
     }
     save_file({k: v.half().contiguous().cpu() for k, v in tensors.items()}, file, metadata=meta)
-    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, UNet after {steps} steps")
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, network after {steps} steps")

@@ -1,13 +1,12 @@
-"""Train the embedded checkpoint: a TAESD-format VAE, then an SD1.5-format mini UNet, on Noto emoji.
+"""Train an embedded checkpoint on Noto emoji: a TAESD-format VAE, then an SD1.5-format mini UNet or its flow twin.
 
 Resumable: everything lives in --work and is saved every two minutes. `--hours` is the wall time of this run;
-the VAE is trained first (--vae-hours in all), the rest goes to the UNet. `--export FILE` writes the
+the VAE is trained first (--vae-hours of it, once), the rest goes to the network. `--export FILE` writes the
 half-precision checkpoint that the stock CheckpointLoaderSimple loads.
 """
 
 import argparse
 import copy
-import itertools
 import json
 import sys
 import time
@@ -20,12 +19,12 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent / "nodes"))
 
 from emoji import NO_FLIP, draw_all, find_font, read_index
-from networks import alphas_cumprod, export, import_host, make_unet, make_vae
+from networks import LAYOUTS, Layout, export, import_host, make_vae
 from tqdm import tqdm
 from word_vectors import TOKENS, embed_words
 
 SAVE_EVERY = 120  # seconds
-NOISE_BANDS = (0, 250, 500, 750, 1000)
+BANDS = 4  # of the noise level, in the running loss
 VIEWS = 4
 
 
@@ -134,7 +133,7 @@ def views(image: torch.Tensor) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def encode_all(vae: torch.nn.Module, pictures: torch.Tensor, device: str) -> torch.Tensor:
-    """Latents (N, 2, VIEWS, 4, 16, 16) of every picture on white and of its mirror image, in half precision."""
+    """Latents (N, 2, VIEWS, C, 16, 16) of every picture on white and of its mirror image, in half precision."""
     out = []
     for batch in tqdm(pictures.split(32), desc="encoding", unit="batch"):
         image = over(batch.to(device), torch.ones(1, 3, 1, 1, device=device))
@@ -147,37 +146,28 @@ def encode_all(vae: torch.nn.Module, pictures: torch.Tensor, device: str) -> tor
     return torch.cat(out)
 
 
-def eps_loss(
-    unet: torch.nn.Module, z: torch.Tensor, context: torch.Tensor, t: torch.Tensor, a: torch.Tensor
-) -> torch.Tensor:
-    """Squared error of the predicted noise, per sample."""
-    noise = torch.randn_like(z)
-    at = a[t].view(-1, 1, 1, 1)
-    with torch.autocast(z.device.type, torch.bfloat16):
-        out = unet(at.sqrt() * z + (1 - at).sqrt() * noise, t.float(), context=context)
-    return (out.float() - noise).square().mean((1, 2, 3))
-
-
-def train_unet(run: Run, latents: torch.Tensor, rows: list[dict[str, str]], seconds: float, device: str) -> None:
-    """Noise prediction at uniform t; words are dropped singly and all together (10 %) for guidance."""
+def train_network(
+    run: Run, layout: Layout, latents: torch.Tensor, rows: list[dict[str, str]], seconds: float, device: str
+) -> None:
+    """Prediction of the layout's target at uniform u; words are dropped singly and all together for guidance."""
     context = torch.stack([embed_words(r["words"]) for r in rows])
     flips = torch.tensor([r["category"] not in NO_FLIP for r in rows])
-    a = alphas_cumprod().to(device)
-    bands = torch.zeros(len(NOISE_BANDS) - 1)
-    log = (run.file.parent / "unet.jsonl").open("a")
-    for bar in run.loop(seconds, 3e-4, "UNet"):
+    bands = torch.zeros(BANDS)
+    log = run.file.with_suffix(".jsonl").open("a")
+    for bar in run.loop(seconds, 3e-4, run.file.stem):
         pick = torch.randint(len(rows), (16,))
         side = torch.randint(2, (16,)) * flips[pick]
         view = (torch.randint(2 * VIEWS - 1, (16,)) - VIEWS + 1).clamp(min=0)  # every other time the plain one
-        z = latents[pick, side, view].to(device)
         keep = torch.rand(16, TOKENS, 1) > 0.15
         whole = torch.rand(16, 1, 1) > 0.1
-        t = torch.randint(1000, (16,), device=device)
-        loss = eps_loss(run.model, z, (context[pick] * keep * whole).to(device), t, a)
+        z, u = latents[pick, side, view].to(device), torch.rand(16, device=device)
+        x, t, target = layout.target(z, torch.randn_like(z), u)
+        with torch.autocast(device, torch.bfloat16):
+            out = run.model(x, t, context=(context[pick] * keep * whole).to(device))
+        loss = (out.float() - target).square().mean((1, 2, 3))
         run.update(loss.mean())
-        for i, (low, high) in enumerate(itertools.pairwise(NOISE_BANDS)):
-            if (inside := (t >= low) & (t < high)).any():
-                bands[i] = 0.99 * bands[i] + 0.01 * loss.detach()[inside].mean().cpu()
+        for i, value in zip((BANDS * u).long().tolist(), loss.tolist(), strict=True):
+            bands[i] += 0.01 * (value - bands[i])
         if run.step % 50 == 0:
             bar.set_postfix_str("loss by noise " + " ".join(f"{b:.3f}" for b in bands))
         if run.step % 500 == 0:
@@ -188,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", required=True, help="folder of a ComfyUI")
     parser.add_argument("--work", type=Path, required=True, help="folder for caches and training state")
+    parser.add_argument("--layout", choices=list(LAYOUTS), default="sd15")
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--vae-hours", type=float, default=0.3)
     parser.add_argument("--font", help="path of NotoColorEmoji.ttf with bitmaps")
@@ -206,21 +197,21 @@ def main() -> None:
     # The font may lack the newest emoji: they draw as nothing.
     train = torch.tensor([r["split"] == "train" for r in rows]) & pictures[:, 3].flatten(1).any(1)
 
-    end = time.time() + 3600 * opts.hours
-    vae_done = opts.work / "latents.pt"
-    vae = Run(opts.work / "vae.pt", make_vae(), 1e-3, device)
+    end, layout = time.time() + 3600 * opts.hours, LAYOUTS[opts.layout]
+    vae_done = opts.work / f"{opts.layout}_latents.pt"
+    vae = Run(opts.work / f"{opts.layout}_vae.pt", make_vae(layout.channels), 1e-3, device)
     if not vae_done.exists():
         train_vae(vae, pictures[train], 3600 * opts.vae_hours, device)
         torch.save(encode_all(vae.ema, pictures, device), vae_done)
     latents = torch.load(vae_done)[train].float()
     mean, std = latents.mean(), latents.std()
     latents = (latents - mean) / std
-    unet = Run(opts.work / "unet.pt", make_unet(), 3e-4, device)
-    torch.manual_seed(opts.seed + unet.step)
+    network = Run(opts.work / f"{opts.layout}.pt", layout.make(), 3e-4, device)
+    torch.manual_seed(opts.seed + network.step)
     kept = [r for r, used in zip(rows, train, strict=True) if used]
-    train_unet(unet, latents, kept, end - time.time(), device)
+    train_network(network, layout, latents, kept, end - time.time(), device)
     if opts.export:
-        export(opts.export, vae.ema, mean, std, unet.ema, opts.seed, unet.step)
+        export(opts.export, layout, vae.ema, mean, std, network.ema, opts.seed, network.step)
 
 
 if __name__ == "__main__":
