@@ -29,9 +29,8 @@ pytestmark = [
 
 
 def server_class() -> type:
-    """tools/host.py under another name: tests/host.py is called the same."""
-    spec = importlib.util.spec_from_file_location("tools_host", ROOT / "tools" / "host.py")
-    sys.modules["tools_host"] = module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location("headless", ROOT / "tools" / "headless.py")
+    sys.modules["headless"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.Host
 

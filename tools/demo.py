@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from host import ROOT, Graph, Host, HostError
+from headless import ROOT, Graph, Host, HostError
 from PIL import Image
 from run_graph import change
 from scipy.ndimage import gaussian_filter

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from typing import Any
 
-from host import PACK, ROOT, Graph, Host, HostError
+from headless import PACK, ROOT, Graph, Host, HostError
 from PIL import Image, ImageDraw, ImageFont
 from run_graph import read_graph, take_images
 from workflow_notes import NOTES

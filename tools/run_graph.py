@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from host import ROOT, Graph, Host, HostError
+from headless import ROOT, Graph, Host, HostError
 
 
 class GraphError(Exception):
