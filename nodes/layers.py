@@ -58,12 +58,13 @@ def picture_strip(masks: list[Tensor]) -> Tensor:
 
 def split(
     model: Any, latent: Tensor, prompts: list[Any], negative: Any, cfg: float, seed: int, rounds: int,
-    samples: int, steps: int, prior: Tensor,
+    steps: int, settings: LayerSettings, prior: Tensor,
 ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
-    """The mask after each round, (B, 1, h, w) each, and both layers in the VAE's coordinates."""
-    settings, paint, masks, layers = LayerSettings(samples=samples), PRESETS["fast"], [], []
-    at_once = samples_at_once(model, latent.shape, samples)
-    calls = -(-samples // at_once) * LayerSettings(samples=1).calls(rounds) + 2 * paint.calls(steps)
+    """The mask after each round, (B, 1, h, w) each, and both layers (B, C, h, w) in the VAE's coordinates."""
+    paint, masks, layers = PRESETS["fast"], [], []
+    at_once = samples_at_once(model, latent.shape, settings.samples)
+    batches = -(-settings.samples // at_once)
+    calls = settings.calls(rounds) // settings.samples * batches + 2 * paint.calls(steps)
     levels = simple_levels(model, steps)
 
     def method(turns: Turns) -> None:
@@ -195,7 +196,9 @@ class LayerDecompose(io.ComfyNode):
             None if start is None else pad_to_multiple(start, ratio),
             tuple(pad_to_multiple(f, ratio) for f in fixed), tuple(latent.shape[2:]),
         )  # fmt: skip
-        masks, layers = split(model, latent, [layer_1, layer_2], negative, cfg, seed, rounds, samples, steps, prior)
+        masks, layers = split(
+            model, latent, [layer_1, layer_2], negative, cfg, seed, rounds, steps, LayerSettings(samples), prior
+        )
         height, width = picture.shape[2:]
         m = F.interpolate(masks[-1], size=padded.shape[2:], mode="bilinear")[..., :height, :width]
         m = m.masked_fill(fixed[0] > 0.5, 1.0).masked_fill(fixed[1] > 0.5, 0.0)

@@ -47,6 +47,10 @@ MEASURED = {
     "grey": (IMAGES[2], lambda truth: Image.fromarray(truth).convert("L")),
     "blurred": (IMAGES[5], lambda truth: Image.fromarray(gaussian_filter(truth, (3, 3, 0), mode="nearest"))),
 }
+# Emoji of these sizes and places, from below to above: pictures to be split again.
+LAYERED = {
+    "layers": (("large_purple_square_symbols", 128, 0, 0), ("rose_animals_nature", 96, 16, 16)),
+}  # fmt: skip
 
 
 def node_of(graph: Graph, class_type: str) -> str:
@@ -188,6 +192,16 @@ def run_all(out: Path, changes: list[str]) -> None:
     print(f"\n{summary_table(cases)}\n\n{out / 'sheet.png'}")
 
 
+def stacked(layers: tuple[tuple[str, int, int, int], ...]) -> Image.Image:
+    """Held-out emoji over one another, each as (name, side, left, top); white around them is left out."""
+    whole = Image.new("RGB", (128, 128), "white")
+    for name, side, left, top in layers:
+        emoji = Image.open(HELDOUT / f"{name}.png").convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        alpha = (4 * (255 - np.asarray(emoji).min(-1).astype(int))).clip(0, 255).astype(np.uint8)
+        whole.paste(emoji, (left, top), Image.fromarray(alpha))
+    return whole
+
+
 def write_inputs() -> None:
     """The pictures that the shipped graphs load."""
     folder = ROOT / "demo" / "images"
@@ -198,6 +212,8 @@ def write_inputs() -> None:
         Image.fromarray(picture).save(folder / f"ncs_{mask}.png", optimize=True)
     for measured, (name, measure_picture) in MEASURED.items():
         measure_picture(read_png(HELDOUT / f"{name}.png")).save(folder / f"ncs_{measured}.png", optimize=True)
+    for name, layers in LAYERED.items():
+        stacked(layers).save(folder / f"ncs_{name}.png", optimize=True)
 
 
 def main() -> None:

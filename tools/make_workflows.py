@@ -28,6 +28,7 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMNS = {
     "Model and picture": ("CheckpointLoaderSimple", "ControlNetLoader", "CLIPVisionLoader", "LoadImage"),
     "Prompt": ("WordConditioning", "CLIPTextEncode", "FluxGuidance"),
+    "Layers": ("LayerDecompose",),
     "Canvas": (
         "ImageCrop",
         "ImagePadForOutpaint",
@@ -65,8 +66,15 @@ COLUMNS = {
 WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
 EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
-         "PreviewAny": 90, "NewtonConstraintReport": 240}  # fmt: skip
-CONSTRAINTS = ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstraint", "PixelTargetConstraint")
+         "PreviewAny": 90, "NewtonConstraintReport": 240, "LayerDecompose": 120}  # fmt: skip
+# What the thumbnail shows as given is the picture that enters one of these.
+GIVEN = (
+    "LatentMaskConstraint",
+    "PixelSRConstraint",
+    "PixelOperatorConstraint",
+    "PixelTargetConstraint",
+    "LayerDecompose",
+)
 
 
 def hub(repository: str, folder: str = "") -> str:
@@ -94,6 +102,7 @@ BORROWED = {
     "inpaint_sd15": ("512 px, SD 1.5", "inpaint_demo"),
     "inpaint_sd35": ("1024 px, SD 3.5", "inpaint_demo"),
     "inpaint_sdxl": ("1024 px, SDXL", "inpaint_demo"),
+    "layers_sd15": ("512 px, SD 1.5", "layers_demo"),
     "style_sd15": ("512 px, SD 1.5", ""),
     "superres_sd15_x8": ("512 px, SD 1.5", "superres_demo"),
 }
@@ -232,7 +241,7 @@ def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
     graph = copy.deepcopy(graph)
     for name, file in take_images(graph, [ROOT / "demo" / "images"]).items():
         shutil.copyfile(file, host.base / "input" / name)
-    seen = graph[node_of(graph, *CONSTRAINTS)]["inputs"]
+    seen = graph[node_of(graph, *GIVEN)]["inputs"]
     saved = node_of(graph, "SaveImage")
     # A name of its own for each graph: what another one has saved under the same name would not be saved again.
     name = graph[saved]["inputs"]["filename_prefix"]
@@ -244,11 +253,17 @@ def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
             "class_type": "SaveImage", "inputs": {"images": ["mask", 0], "filename_prefix": f"{name}_hidden"},
         }  # fmt: skip
     result = host.run(graph, show_progress=True)
-    picture, made = (Image.open(io.BytesIO(result.file(n))).convert("RGB") for n in ("seen", saved))
+    picture, made = (on_squares(Image.open(io.BytesIO(result.file(n)))) for n in ("seen", saved))
     if "mask" not in seen:
         return picture.resize(made.size, Image.Resampling.NEAREST), made
     hidden = Image.open(io.BytesIO(result.file("hidden"))).convert("L").point(lambda v: 255 * (v > 0))
     return Image.composite(squares(picture.size), picture, hidden), made
+
+
+def on_squares(picture: Image.Image) -> Image.Image:
+    """A picture as RGB, its transparent part as squares."""
+    rgba = picture.convert("RGBA")
+    return Image.alpha_composite(squares(rgba.size).convert("RGBA"), rgba).convert("RGB")
 
 
 def squares(size: tuple[int, int]) -> Image.Image:

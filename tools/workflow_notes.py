@@ -207,4 +207,32 @@ correspond.
 **Sampling.** 20 steps of two model calls, and in each step one backward pass through the first blocks of the image \
 encoder. cfg 3 as published: more follows the prompt closer.
 """,
+    "layers_demo": f"""## An image as two layers
+
+{DEMO}
+
+**Prompt.** One for each layer: what lies above and what lies below.
+
+**Layers.** In each of six rounds the model is asked what it expects of either layer, and every cell goes to the layer \
+that expects it better. The mask is shown as it converges. What is hidden in a layer is painted at the end. 136 model \
+calls in all, half as many where the samples fit into memory together.
+
+**Help it** with a starting mask (a box or a rough scribble in the MaskEditor, connected to `mask`), or with certain \
+pixels in `fixed_1` and `fixed_2`.
+
+Put together, the layers give the image again, exactly. The small model tells few of its emoji apart: try other \
+pictures with a large model.
+""",
+    "layers_sd15": """## An image as two layers with Stable Diffusion 1.5
+
+Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB); the editor offers the download. Any other \
+model does as well.
+
+**Picture.** Any size; near the model's own, 512 px, is best. Scale a larger one first.
+
+**Prompt.** One for each layer: what lies above and what lies below, each as if it were the whole picture.
+
+**Layers.** A box or a rough scribble around the upper layer in the MaskEditor, connected to `mask`, helps; `fixed_1` \
+and `fixed_2` hold what is certain. More *samples* make the mask steadier.
+""",
 }
