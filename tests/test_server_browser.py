@@ -126,6 +126,8 @@ def test_workflow_loads_in_the_editor(page, file):
     expected = json.loads((file.parent / "api" / file.name).read_text(encoding="utf-8"))
     for entry in (*graph.values(), *expected.values()):
         entry.pop("_meta", None)  # titles
+        if entry["class_type"] == "PreviewAny":
+            entry["inputs"].pop("preview", None)  # the editor's own text box
     assert graph == expected
 
 
