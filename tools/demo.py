@@ -82,8 +82,10 @@ def ours(graph: Graph, picture: str, name: str) -> Graph:
 
 
 def stock(graph: Graph, picture: str, name: str) -> Graph:
-    """The same with SetLatentNoiseMask and the stock KSampler in place of our sampler."""
+    """The same with SetLatentNoiseMask and the stock KSampler in place of our sampler, which alone gives a report."""
     graph = ours(graph, picture, name)
+    report = node_of(graph, "NewtonConstraintReport")
+    graph = {k: v for k, v in graph.items() if k != report and [report, 0] not in v["inputs"].values()}
     sampler = graph[node_of(graph, "NewtonConstrainedSampler")]
     shared = ("model", "positive", "negative", "seed", "steps", "cfg", "scheduler", "denoise")
     filled = [node_of(graph, "LatentMaskConstraint"), 3]
