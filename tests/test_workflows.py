@@ -179,3 +179,15 @@ def test_every_node_of_the_pack_has_a_help_page(host):
         page = (ROOT / "web" / "docs" / f"{kind}.md").read_text(encoding="utf-8")
         missing = [name for name, _, _ in inputs_of(host, kind) if f"`{name}`" not in page]
         assert not missing, f"web/docs/{kind}.md says nothing about {missing}"
+
+
+@pytest.mark.parametrize("method", ["ours", "replacement"])
+def test_the_demo_runs_on_the_shipped_graph(host, monkeypatch, method):
+    """Both of what `dev.py demo` compares are graphs that the host accepts."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import demo
+
+    shutil.copy(ROOT / "demo" / "images" / "ncs_half.png", host.base / "input")
+    graph = demo.METHODS[method](read(API, "inpaint_demo"), "ncs_half.png", demo.IMAGES[0])
+    valid, error, _, errors = host.loop.run_until_complete(host.execution.validate_prompt("id", graph, None))
+    assert valid and not errors, (error, errors)
