@@ -20,7 +20,20 @@ from typing import Any
 
 import report
 import torch
-from measured_runs import CUDA, DEVICE, FAST, Bench, backpropagated, clock, half, ours, peak_memory, plain, random_model
+from measured_runs import (
+    CUDA,
+    DEVICE,
+    FAST,
+    NEWTON,
+    Bench,
+    backpropagated,
+    clock,
+    half,
+    ours,
+    peak_memory,
+    plain,
+    random_model,
+)
 from pack import sampler
 from tqdm import tqdm
 
@@ -36,7 +49,8 @@ def cost_rows(bench: Bench) -> list[dict[str, Any]]:
         base = bench.measure(plain, batch, side)
         found = {
             ("plain", "euler_ancestral"): base,
-            ("ours", "fast"): bench.measure(ours(batch, side), batch, side),
+            ("ours", "fast"): bench.measure(ours(batch, side, FAST), batch, side),
+            ("ours", "newton"): bench.measure(ours(batch, side, NEWTON), batch, side),
             ("gradient", ""): bench.measure(backpropagated(batch, side), batch, side, grad=True),
         }
         for (method, preset), f in found.items():
@@ -59,7 +73,7 @@ def own_time(batch: int, side: int, constraints: int, levels: int, repeats: int)
     term = sampler.Term(sampler.LatentMask(y, weights))
     denoise = sampler.Denoiser(lambda x, sigma: 0.5 * x, lambda sigma: sampler.Scales(1.0, sigma))
     run = partial(
-        sampler.sample_constrained, denoise, x, sigmas, sampler.WeightedSum((term,) * constraints), FAST, 0.005
+        sampler.sample_constrained, denoise, x, sigmas, sampler.WeightedSum((term,) * constraints), NEWTON, 0.005
     )
     found: dict[str, Any] = {}
     with peak_memory(found, x.nbytes):
@@ -82,7 +96,7 @@ def growth_rows(levels: int, repeats: int) -> list[dict[str, Any]]:
         values = batch * 4 * side * side
         first = first or (found["time"] / values, found["peak_bytes"] / values)
         rows.append({
-            "task": "growth", "model": "none", "method": "ours", "preset": "fast", "side": side, "batch": batch,
+            "task": "growth", "model": "none", "method": "ours", "preset": "newton", "side": side, "batch": batch,
             "constraints": constraints, "levels": levels, "calls": found["calls"], "values": values,
             "time_per_value": found["time"] / values / first[0],
             "memory_per_value": found["peak_bytes"] / values / first[1], "device": DEVICE.type,

@@ -4,7 +4,10 @@
 
 Writes inpaint.json (rows as in a table, one per method, mask, picture and seed), inpaint.md, inpaint.png (quality
 against model calls) and a contact sheet per mask. `--folder` names square RGB pictures of one size for a checkpoint
-of your own. All measures are taken after pasting the known pixels back, except known_psnr (capped at 100 dB).
+of your own; with LANPAINT_PATH that pack's own node takes part. All measures are taken after pasting the known pixels
+back, except known_psnr (capped at 100 dB).
+
+Resumable: what was made is kept in DIR/made, and a run that was broken off goes on there. Use a new DIR after changes.
 """
 
 import argparse
@@ -66,15 +69,26 @@ class Cases:
         self.truth_features = target.features(self.pictures)
 
 
-def run_entry(target: Target, entry: Entry, levels: int, cases: Cases, bar: tqdm) -> tuple[np.ndarray, int, float]:
-    """Pictures of all cases, the calls of a run and seconds per picture."""
-    made, calls, start = [], 0, time.perf_counter()
+def run_entry(
+    target: Target, entry: Entry, levels: int, cases: Cases, kept: Path, bar: tqdm
+) -> tuple[np.ndarray, int, float]:
+    """Pictures of all cases, the calls of a run and seconds per picture; batch by batch, or as kept earlier."""
+    made, calls, seconds = [], 0, 0.0
     for first in range(0, len(cases.index), BATCH):
         part = slice(first, first + BATCH)
-        pictures, calls = target.inpaint(entry, levels, cases.truth[part], cases.hidden[part], cases.noise_seeds[part])
-        made.append(pictures)
-        bar.update(len(pictures))
-    return np.concatenate(made), calls, (time.perf_counter() - start) / len(cases.index)
+        file = kept / f"{entry.label.replace('/', '_')}_{len(cases.index)}_{first:05}.npz"
+        if not file.exists():
+            start = time.perf_counter()
+            pictures, calls = target.inpaint(
+                entry, levels, cases.truth[part], cases.hidden[part], cases.noise_seeds[part]
+            )
+            spent = time.perf_counter() - start
+            np.savez(file, pictures=(255 * pictures).round().astype(np.uint8), calls=calls, seconds=spent)
+        with np.load(file) as batch:
+            made.append(batch["pictures"].astype(np.float32) / 255)
+            calls, seconds = int(batch["calls"]), seconds + float(batch["seconds"])
+        bar.update(len(made[-1]))
+    return np.concatenate(made), calls, seconds / len(cases.index)
 
 
 @np.errstate(divide="ignore")
@@ -96,37 +110,36 @@ def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
     ]  # fmt: skip
 
 
-def levels_of(entry: Entry, levels: int) -> int:
-    return entry.levels or (entry.equal_calls // entry.calls_per_level if entry.equal_calls else levels)
+Made = dict[str, tuple[Cases, np.ndarray]]
 
 
-def run_all(target: Target, cases: Cases, chosen: list[Entry], levels: int) -> tuple[list[dict], dict]:
-    """Rows of all methods, and their pictures."""
-    rows, pictures = [], {}
-    with tqdm(total=len(chosen) * len(cases.index), unit="picture") as bar:
-        for entry in chosen:
+def run_all(target: Target, chosen: list[tuple[Entry, Cases]], levels: int, kept: Path) -> tuple[list[dict], Made]:
+    """Rows of all methods, and their cases and pictures."""
+    rows, made = [], {}
+    kept.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=sum(len(cases.index) for _, cases in chosen), unit="picture") as bar:
+        for entry, cases in chosen:
             bar.set_description(entry.label)
-            n = levels_of(entry, levels)
-            made, calls, seconds = run_entry(target, entry, n, cases, bar)
-            pictures[entry.label] = made
+            n = entry.levels or levels
+            pictures, calls, seconds = run_entry(target, entry, n, cases, kept, bar)
+            made[entry.label] = cases, pictures
             head = {"task": "inpaint", "model": target.name, "method": entry.method, "preset": entry.preset}
             cost = {"levels": n, "calls": calls, "backward_calls": entry.backward_per_level * n, "seconds": seconds}
-            rows += [head | row | cost for row in measure(target, cases, made)]
-    return rows, pictures
+            rows += [head | row | cost for row in measure(target, cases, pictures)]
+    return rows, made
 
 
-def write_sheets(out: Path, cases: Cases, pictures: dict[str, np.ndarray], shown: int = 6) -> None:
+def write_sheets(out: Path, cases: Cases, made: Made, shown: int = 6) -> None:
     """A sheet per mask: the first pictures at the first seed."""
     for mask in cases.masks:
         rows = []
-        for k, (m, image, seed) in enumerate(cases.index):
-            if m != mask or seed or image >= shown:
-                continue
-            truth, hidden = cases.truth[k], cases.hidden[k]
-            made = [composite(truth, p[k], hidden) for p in pictures.values()]
-            line = [report.to_bytes(p) for p in (truth, np.where(hidden[..., None], 0.5, truth), *made)]
+        for image in range(min(shown, len(cases.names))):
+            case = mask, image, 0
+            truth, hidden = cases.pictures[image], cases.hidden[cases.index.index(case)]
+            filled = [composite(truth, pictures[c.index.index(case)], hidden) for c, pictures in made.values()]
+            line = [report.to_bytes(p) for p in (truth, np.where(hidden[..., None], 0.5, truth), *filled)]
             rows.append((cases.names[image].replace("_", " "), line, [""] * len(line)))
-        report.draw_sheet(f"mask: {mask}", ["truth", "input", *pictures], rows).save(out / f"sheet_{mask}.png")
+        report.draw_sheet(f"mask: {mask}", ["truth", "input", *made], rows).save(out / f"sheet_{mask}.png")
 
 
 def parse() -> argparse.Namespace:
@@ -136,6 +149,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="PNG files to inpaint with a checkpoint of your own")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--published-seeds", type=int, help="of the two published loops, which cost 220 calls")
     parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--masks", nargs="+", choices=list(ALL_MASKS), default=list(ALL_MASKS))
@@ -151,9 +165,11 @@ def main() -> None:
         sys.exit(str(e))
     chosen = [e for e in entries(opts.levels) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
-    rows, pictures = run_all(target, cases, chosen, opts.levels)
+    fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)
+    pairs = [(e, fewer if e.method.startswith("published") else cases) for e in chosen]
+    rows, made = run_all(target, pairs, opts.levels, opts.out / "made")
     report.write(opts.out, LAYOUT, report.heading("inpaint", opts, target.notes), rows)
-    write_sheets(opts.out, cases, pictures)
+    write_sheets(opts.out, cases, made)
 
 
 if __name__ == "__main__":

@@ -63,9 +63,8 @@ def run_small(cases: list[Composite], seed: int, settings: sampler.LayerSettings
     denoisers = [sampler.Denoiser(m, lambda sigma: sampler.Scales(1.0, sigma)) for m in models]
     image = latents_of(np.stack([c.image for c in cases]))
     m = sampler.infer_mask(denoisers, image, LEVELS, settings, 0.005, seed)
-    paint = sampler.PRESETS["fast"]
-    layers = sampler.paint_layers(denoisers, image, m, small_ddpm.levels(steps), paint, 0.005, seed)
-    calls = settings.calls(len(LEVELS)) + 2 * paint.calls(steps)
+    layers = sampler.paint_layers(denoisers, image, m, small_ddpm.levels(steps), seed)
+    calls = settings.calls(len(LEVELS)) + 2 * steps
     return m[:, 0].numpy(), *map(pictures_of, layers), calls
 
 
@@ -93,7 +92,7 @@ class Checkpoint:
             settings, prior,
         )  # fmt: skip
         m = torch.nn.functional.interpolate(masks[-1], size=image.shape[1:3], mode="bilinear")[:, 0]
-        calls = settings.calls(6) + 2 * sampler.PRESETS["fast"].calls(steps)
+        calls = settings.calls(6) + 2 * steps
         return m.numpy(), *(self.target.vae.decode(layer).numpy() for layer in layers), calls
 
 

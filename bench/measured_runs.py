@@ -26,7 +26,7 @@ SD15 = ATTENTION | {"num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4]
                     "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]}  # fmt: skip
 SMALL = ATTENTION | {"num_res_blocks": [1], "channel_mult": [1], "transformer_depth_middle": -2,
                      "transformer_depth": [1], "transformer_depth_output": [0, 0]}  # fmt: skip
-FAST = sampler.PRESETS["fast"]
+FAST, NEWTON = sampler.PRESETS["fast"], sampler.NewtonSettings()
 
 
 def random_model() -> Any:
@@ -159,11 +159,11 @@ def half(batch: int, side: int) -> tuple[Tensor, Tensor]:
     return 5 * torch.randn(batch, 4, side, side, generator=torch.Generator().manual_seed(1)), weights
 
 
-def ours(batch: int, side: int) -> Callable[..., Tensor]:
+def ours(batch: int, side: int, settings: sampler.NewtonSettings) -> Callable[..., Tensor]:
     from newton_pack.nodes.comfy_adapter import make_sampler
     from newton_pack.nodes.latent_mask import LatentMaskSpec
 
-    made = make_sampler(LatentMaskSpec(*half(batch, side)), FAST)
+    made = make_sampler(LatentMaskSpec(*half(batch, side)), settings)
     return partial(made.sampler_function, **made.extra_options)
 
 

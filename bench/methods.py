@@ -4,6 +4,7 @@ Every method gives x0 at the end of `sigmas`, which ends in 0, and draws its noi
 """
 
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -38,40 +39,6 @@ def ours(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings) -> Tensor:
     """The sampler of the pack."""
     constraint = sampler.LatentMask(y, mask)
     return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta or 0.005, seed)
-
-
-@torch.no_grad()
-def feedback(denoise, x, sigmas, y, mask, seed, gain: float = 2.0, refine: tuple[float, float] = (0, 0)) -> Tensor:
-    """One call a level: known cells get no fresh noise; theirs is moved by the error until x0 says y by itself.
-
-    The exact conditional estimate of a Gaussian is x0(x) at the x whose known cells solve M x0(x) = M y. Each call
-    is a fixed-point sweep towards it, x += gain * alpha * e, and applies J to all earlier errors in passing.
-    Where refine[0] < s / alpha < refine[1], a second call gives J e, and the sweep is a least-squares step.
-    """
-    chain = Chain(denoise, x, seed)
-    for sigma, sigma_next in itertools.pairwise(sigmas):
-        here, there = denoise.scales(sigma), denoise.scales(sigma_next)
-        x0 = denoise(x, sigma)
-        e = mask * (y - x0)
-        if refine[0] * here.alpha < here.s < refine[1] * here.alpha:
-            step, moved = least_squares_step(denoise, x, sigma, x0, e, mask)
-            x, x0 = x + step + (1 - mask) * here.alpha * moved, x0 + moved
-        else:
-            x = x + gain * here.alpha * e
-        x0 = torch.lerp(x0, y, mask)
-        kept = renoising.renoise(x, x0, here, there, 0.0, torch.zeros_like(x))
-        x = torch.lerp(chain.step(x, x0, sigma, sigma_next), kept, mask)
-    return x
-
-
-def least_squares_step(denoise, x, sigma, x0, e, mask) -> tuple[Tensor, Tensor]:
-    """a e and a J e with the a that makes ||e - a M J e|| least, per sample."""
-    h = 0.005 * denoise.scales(sigma).nu / e.abs().flatten(1).amax(1).clamp(min=1e-30).reshape(-1, *[1] * (e.ndim - 1))
-    je = (denoise(x + h * e, sigma) - x0) / h
-    seen = mask * je
-    length = (e * seen).flatten(1).sum(1) / seen.square().flatten(1).sum(1).clamp(min=1e-30)
-    length = length.clamp(min=0).reshape(-1, *[1] * (e.ndim - 1))
-    return length * e, length * je
 
 
 @torch.no_grad()
@@ -140,19 +107,17 @@ class Entry:
 
     Attributes:
         method, preset: as in the rows.
-        run: the method.
+        run: the method; None for a node of another pack, which samples by itself.
         calls_per_level, backward_per_level: its cost; refinement comes on top.
         levels: its own number of levels instead of the run's.
-        equal_calls: as many levels as make this many calls.
     """
 
     method: str
     preset: str
-    run: Method
+    run: Method | None
     calls_per_level: int
     backward_per_level: int = 0
     levels: int = 0
-    equal_calls: int = 0
 
     @property
     def label(self) -> str:
@@ -160,20 +125,20 @@ class Entry:
 
 
 def entries(levels: int) -> list[Entry]:
-    """Everything that is compared at `levels`; `replacement_equal_calls` gets the calls of our default there."""
-    fast, paper = sampler.PRESETS["fast"], sampler.PRESETS["paper"]
-    reevaluated = NewtonSettings(iterations=1, carry=False)
+    """Everything that is compared at `levels`; `replacement_equal_calls` gets the calls of `fast_24`."""
+    fast, newton, paper = sampler.PRESETS["fast"], NewtonSettings(), sampler.PRESETS["paper"]
+    reevaluated = NewtonSettings(carry=False)
     return [
-        Entry("ours", "fast", partial(ours, settings=fast), fast.calls(1)),
-        Entry("ours", "feedback", feedback, 1),
-        Entry("ours", "feedback_24", feedback, 1, levels=24),
-        Entry("ours", "feedback_refined", partial(feedback, refine=(1, 4)), 1, levels=18),
+        Entry("ours", "fast", partial(ours, settings=fast), 1),
+        Entry("ours", "fast_24", partial(ours, settings=fast), 1, levels=24),
+        Entry("ours", "newton", partial(ours, settings=newton), newton.calls(1)),
         Entry("ours", "K1", partial(ours, settings=reevaluated), reevaluated.calls(1)),
         Entry("published", "paper", partial(ours, settings=paper), paper.calls(1)),
         Entry("published_eta1", "", partial(ours, settings=PUBLISHED_ETA1), PUBLISHED_ETA1.calls(1)),
         Entry("replacement", "", replacement, 1),
-        Entry("replacement_equal_calls", "", replacement, 1, equal_calls=fast.calls(levels)),
+        Entry("replacement_equal_calls", "", replacement, 1, levels=24),
         Entry("gradient", "", gradient, 1, backward_per_level=1),
         Entry("ding", "", ding, 2),
         Entry("repaint", "", repaint, 2),
+        *([Entry("lanpaint", "", None, 0)] if "LANPAINT_PATH" in os.environ else []),
     ]

@@ -158,7 +158,7 @@ def heading(name: str, opts: argparse.Namespace, notes: dict[str, str]) -> dict[
             values = (
                 given if isinstance(given, list) else [Path(given).name if option in ("model", "folder") else given]
             )
-            words.append(" ".join([f"--{option}", *map(str, values)]))
+            words.append(" ".join([f"--{option.replace('_', '-')}", *map(str, values)]))
     return {
         "versions": {"torch": torch.__version__, "python": platform.python_version(), **notes},
         "command": f"dev.py bench {name} " + " ".join(words),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import lanpaint
 import numpy as np
 import small_ddpm
 import torch
@@ -113,13 +114,19 @@ class CheckpointTarget:
         with torch.no_grad():
             samples = self.vae.encode(self.fill(torch.from_numpy(truth).float(), mask))
             weights = sampler.known_weights(mask, *samples.shape[-2:])
+        if entry.method == "lanpaint":
+            out, calls = lanpaint.sample(self.model, self.prompt, samples, mask, levels, seeds[0])
+            return self.decode(out), calls
 
         def run(denoise: Denoiser, x: Tensor, sigmas: list[float], space: Any) -> Tensor:
             return entry.run(denoise, x, sigmas, space.process_in(samples.to(x)), weights.to(x), seeds[0])
 
         out, calls = self.sample(run, self.sigmas(levels), torch.zeros_like(samples), seeds)
-        with torch.no_grad():
-            return self.vae.decode(out).clamp(0, 1).cpu().numpy(), calls
+        return self.decode(out), calls
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        return self.vae.decode(latents).clamp(0, 1).cpu().numpy()
 
     def sigmas(self, levels: int) -> Tensor:
         import comfy.samplers

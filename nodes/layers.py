@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sampler import PRESETS, LayerSettings, exact_layers, infer_mask, paint_layers, recompose
+from ..sampler import LayerSettings, exact_layers, infer_mask, paint_layers, recompose
 from .comfy_adapter import Turns, sample_in_turns, samples_at_once, simple_levels
 from .latent_mask import check_image
 from .sockets import CATEGORY
@@ -61,10 +61,10 @@ def split(
     steps: int, settings: LayerSettings, prior: Tensor,
 ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
     """The mask after each round, (B, 1, h, w) each, and both layers (B, C, h, w) in the VAE's coordinates."""
-    paint, masks, layers = PRESETS["fast"], [], []
+    masks, layers = [], []
     at_once = samples_at_once(model, latent.shape, settings.samples)
     batches = -(-settings.samples // at_once)
-    calls = settings.calls(rounds) // settings.samples * batches + 2 * paint.calls(steps)
+    calls = settings.calls(rounds) // settings.samples * batches + 2 * steps
     levels = simple_levels(model, steps)
 
     def method(turns: Turns) -> None:
@@ -78,7 +78,7 @@ def split(
 
         delta = settings.newton.delta_for(turns.dtype)
         m = infer_mask(turns.denoisers, image, spread, settings, delta, seed, prior, on_round)
-        whole = paint_layers(turns.denoisers, image, m, levels, paint, delta, seed)
+        whole = paint_layers(turns.denoisers, image, m, levels, seed)
         layers.extend(space.process_out(layer) for layer in whole)
 
     shape = torch.Size([at_once * len(latent), *latent.shape[1:]])
@@ -140,7 +140,7 @@ class LayerDecompose(io.ComfyNode):
                     default=10,
                     min=1,
                     max=1000,
-                    tooltip="Noise levels for painting what is hidden in each layer at the end, 4 model calls each.",
+                    tooltip="Noise levels for painting what is hidden in each layer at the end, 2 model calls each.",
                 ),
                 io.Boolean.Input(
                     "exact",

@@ -23,8 +23,9 @@ class NewtonSettingsNode(io.ComfyNode):
                     "preset",
                     options=[*PRESETS, "custom"],
                     default="fast",
-                    tooltip="fast: two model calls a step. paper: the published loop, 11 calls a step; use it with 20 "
-                    "steps and the scheduler 'simple'. custom: the widgets below.",
+                    tooltip="fast: one model call a step for masks, two for other constraints. paper: the "
+                    "published loop, 11 calls a step; use it with 20 steps and the scheduler 'simple'. custom: the "
+                    "widgets below.",
                 ),
                 io.Int.Input(
                     "iterations",
@@ -102,6 +103,13 @@ class NewtonSettingsNode(io.ComfyNode):
                     tooltip="Every preset, with a cfg other than 1: corrections perturb the positive prompt's branch "
                     "alone, one network evaluation instead of two.",
                 ),
+                io.Boolean.Input(
+                    "hold",
+                    default=fast.hold,
+                    optional=True,
+                    tooltip="custom: masks are held, and their noise learns from the error of every step, at no "
+                    "further model call. Off: they take Newton steps, as published.",
+                ),
             ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For the samplers of this pack.")],
         )
@@ -119,8 +127,9 @@ class NewtonSettingsNode(io.ComfyNode):
         max_calls: int = 0,
         residual_target: float = 0.0,
         conditional_only: bool = False,
+        hold: bool = PRESETS["fast"].hold,
     ) -> io.NodeOutput:
-        custom = NewtonSettings(iterations, rate_first, rate_last, delta or None, eta, carry)
+        custom = NewtonSettings(iterations, rate_first, rate_last, delta or None, eta, carry, hold=hold)
         chosen = PRESETS.get(preset, custom)
         every = {"max_calls": max_calls, "residual_target": residual_target, "conditional_only": conditional_only}
         return io.NodeOutput(replace(chosen, **every))

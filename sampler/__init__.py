@@ -2,6 +2,7 @@
 
 from .constraint import Constraint, Term, WeightedSum
 from .denoiser import Denoiser, Scales
+from .hold import without_masks
 from .layers import LayerSettings, infer_mask, paint_layers
 from .newton import PRESETS, NewtonSettings, newton_steps
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
@@ -61,4 +62,5 @@ __all__ = [
     "sample_constrained",
     "style_distance",
     "tiled",
+    "without_masks",
 ]

@@ -7,20 +7,21 @@ what each layer expects elsewhere. m becomes the posterior: the evidence of the 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .newton import NewtonSettings, newton_steps
+from .newton import PRESETS, NewtonSettings, newton_steps
 from .operators.mask import LatentMask
 from .renoise import mixed_seed, noise_like, sample_generators
 from .sample import sample_constrained
 
 # Mean-field sweeps of the neighbours' influence; the mask has settled by then.
 SWEEPS = 5
+PAINT = replace(PRESETS["fast"], iterations=0)  # one call a level: what a layer owns is held
 
 
 @dataclass(frozen=True)
@@ -159,21 +160,18 @@ def paint_layers(
     image: Tensor,
     m: Tensor,
     levels: list[float],
-    settings: NewtonSettings,
-    delta: float,
     seed: int = 0,
 ) -> list[Tensor]:
     """Both layers whole, (B, C, h, w) each: the image where the mask gives it to the layer, sampled elsewhere.
 
     Args:
-        levels: L + 1 decreasing noise levels of the constrained sampling, usually ending in 0.
+        levels: L + 1 decreasing noise levels of the constrained sampling, usually ending in 0; L calls a layer.
     """
     layers = []
     for number, (denoise, own) in enumerate(zip(denoisers, (m, 1 - m), strict=True)):
         noise = noise_like(image, sample_generators(mixed_seed(seed, number), len(image), offset=1))
         scales = denoise.scales(levels[0])
         x = scales.alpha * own * image + scales.s * noise
-        layers.append(
-            sample_constrained(denoise, x, levels, LatentMask(image, own), settings, delta, mixed_seed(seed, number))
-        )
+        mask, delta = LatentMask(image, own), 0.0  # without Newton steps nothing is perturbed
+        layers.append(sample_constrained(denoise, x, levels, mask, PAINT, delta, mixed_seed(seed, number)))
     return layers

@@ -25,6 +25,7 @@ class NewtonSettings:
             of the noisy input's standard deviation.
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
+        hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
         carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
         max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
@@ -41,6 +42,7 @@ class NewtonSettings:
     max_calls: int = 0
     residual_target: float = 0.0
     conditional_only: bool = False
+    hold: bool = False
 
     def rates(self) -> list[float]:
         """lambda_k, k = 0 ... K - 1."""
@@ -85,13 +87,18 @@ class Steps(NamedTuple):
         residual: of the estimate before the first step (B,); 0 where the constraint is silent.
         length: real length of the longest step, the factor lambda nu / max|J e| on J e (B,); 0 without a step.
         taken: number of Newton steps.
-        stop: why not more: "iterations" (all K), "target", "budget" or "silent".
+        stop: why not more: "iterations" (all K), "target", "budget", "silent" or "held" (masks alone, and held).
     """
 
     residual: Tensor
     length: Tensor
     taken: int
     stop: str
+
+    def with_held(self, error: Tensor) -> "Steps":
+        """Told of known values, held without a step, that were off by `error` (B,)."""
+        stop = "held" if self.stop == "silent" else self.stop
+        return self._replace(residual=self.residual.maximum(error), stop=stop)
 
 
 def newton_steps(
@@ -140,6 +147,6 @@ def step_length(step: float, je: Tensor, e: Tensor, perturbation: float) -> Tens
 
 
 PRESETS = {
-    "fast": NewtonSettings(),
+    "fast": NewtonSettings(hold=True),
     "paper": NewtonSettings(iterations=5, rate_last=0.1, eta=None, carry=False),
 }

@@ -15,6 +15,7 @@ WHY = {
     "budget": "short of corrections by max_calls",
     "target": "stopped at the residual target",
     "silent": "without an active constraint",
+    "held": "known values held",
 }
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .budget import share
-from .constraint import Constraint
+from .constraint import Constraint, residual
 from .denoiser import Denoiser
+from .hold import Hold, stepped, without_masks
 from .newton import NewtonSettings, newton_steps
 from .renoise import RELEASED_ETA, fresh_noise, noise_like, released_noise, renoise, sample_generators
 
@@ -28,6 +29,8 @@ def sample_constrained(
     callback: Callable[[dict[str, Any]], None] = lambda info: None,
 ) -> Tensor:
     """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * (1 + K).
+
+    Where the settings hold latent masks, K counts for the other constraints only.
 
     No value is read off the device between the levels, unless the settings have a residual target.
 
@@ -50,14 +53,24 @@ def sample_constrained(
     eta = RELEASED_ETA if settings.eta is None else settings.eta
     scales = [denoise.scales(sigma) for sigma in sigmas]
     left = settings.steps(len(sigmas) - 1, advance_calls)
+    hold, others = (
+        (Hold(constraint, settings.rate_first), without_masks(constraint)) if settings.hold else (None, constraint)
+    )
     for i, (here, there) in enumerate(itertools.pairwise(scales)):
         iterations = share(left, settings.iterations, scales[i:-1])
-        x, x0, steps = newton_steps(denoise, x, sigmas[i], constraint, settings, delta, iterations)
+        x, x0, steps = newton_steps(denoise, x, sigmas[i], others, settings, delta, iterations)
         left -= steps.taken
+        known = hold and hold.known(sigmas[i])
+        if known:
+            weights, y = known
+            e = weights * (y - x0)
+            x, x0 = hold.correct(x, x0, e, here)
+            steps = steps.with_held(residual(e))
         callback({"i": i, "x": x, "sigma": sigmas[i], "denoised": x0, "steps": steps})
         if advance is not None:
-            x = advance(i, x, x0)
-            continue
-        c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
-        x = renoise(x, x0, here, there, c, noise_like(x, generators))
+            x_next = advance(i, x, x0)
+        else:
+            c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
+            x_next = renoise(x, x0, here, there, c, noise_like(x, generators))
+        x = torch.lerp(x_next, stepped(x, x0, here, there), weights.to(x_next)) if known else x_next
     return x

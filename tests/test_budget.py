@@ -19,7 +19,7 @@ TRUTH = PRIOR.draw(1, seed=7)
 WEIGHTS, KNOWN = analytic.half_mask()
 CONSTRAINT = LatentMask(TRUTH, WEIGHTS)
 LEVELS = analytic.released_levels()
-FAST, PAPER = PRESETS["fast"], PRESETS["paper"]
+FAST, PAPER = NewtonSettings(), PRESETS["paper"]
 FREE = replace(FAST, iterations=0)
 K3 = NewtonSettings(3, 0.5, 0.1, carry=False)
 

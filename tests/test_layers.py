@@ -9,7 +9,6 @@ import analytic
 import pytest
 import torch
 from newton_pack.sampler import (
-    PRESETS,
     LayerSettings,
     NewtonSettings,
     exact_layers,
@@ -92,14 +91,14 @@ def test_calls_are_as_announced():
     toy = Toy(1.0)
     denoisers = toy.denoisers()
     m = toy.infer(denoisers=denoisers, count=1)
-    layers = paint_layers(denoisers, toy.image[:1], m, [14.6, 2.0, 0.0], PRESETS["fast"], 0.005)
+    layers = paint_layers(denoisers, toy.image[:1], m, [14.6, 2.0, 0.0])
     inferring = DEFAULT.calls(len(LEVELS)) // DEFAULT.samples  # the samples of a call are one batch
-    assert sum(d.calls for d in denoisers) == inferring + 2 * PRESETS["fast"].calls(2)
+    assert sum(d.calls for d in denoisers) == inferring + 2 * 2
     assert layers[0].shape == layers[1].shape == toy.image[:1].shape
 
 
 def test_the_default_stays_under_200_calls_at_batch_1():
-    assert DEFAULT.calls(6) + 2 * PRESETS["fast"].calls(10) < 200
+    assert DEFAULT.calls(6) + 2 * 10 < 200
 
 
 def test_fixed_cells_are_respected_and_a_starting_mask_helps():
@@ -125,7 +124,7 @@ def test_same_seed_same_mask_and_the_global_generator_untouched():
 
 def test_painted_layers_keep_what_is_theirs():
     toy = Toy(1.0)
-    painted = paint_layers(toy.denoisers(), toy.image, toy.truth, analytic.released_levels(), PRESETS["fast"], 0.005)
+    painted = paint_layers(toy.denoisers(), toy.image, toy.truth, analytic.released_levels())
     for layer, whole, own in zip(painted, toy.layers, (toy.truth, 1 - toy.truth), strict=True):
         off = (own * (layer - whole)).square().sum() / own.sum() / CHANNELS
         assert off.sqrt() < 0.35 and layer.std() > 0.6

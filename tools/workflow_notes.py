@@ -25,9 +25,9 @@ NOTES = {
 **Constraint.** The transparent part of the picture is its mask: it is generated, the rest is kept. Paint another one \
 with a right click on Load Image > Open in MaskEditor.
 
-**Sampling.** Newton Constrained Sampler corrects every step until the known part is obeyed: two model calls a step. \
-Constraint Report draws how far each step was from it. To spend fewer calls connect Newton Settings: *max_calls* \
-limits them, *residual_target* stops where it is close enough.
+**Sampling.** Newton Constrained Sampler holds the known part, and corrects its noise at every step until the model \
+itself says what is known: one model call a step, as without a constraint. Constraint Report draws how far each step \
+was from it.
 
 {COMPOSITE.format(px=2)}
 
@@ -63,7 +63,7 @@ BasicGuider for CFGGuider, PerpNegGuider or another: what it guides is what is c
 and marks what is new. Leave its feathering at 0: the composite feathers, and a soft mask here would let known pixels \
 change. Width and height of the canvas must be multiples of 8.
 
-**Sampling.** As in inpainting: what is new must fit what is known, in two model calls a step.
+**Sampling.** As in inpainting: what is new must fit what is known, in one model call a step.
 
 {COMPOSITE.format(px=2)}
 """,
@@ -74,8 +74,7 @@ ordinary checkpoint, not an inpainting one: any other does as well.
 
 {LARGE.format(prompt="positive prompt", px=512)}
 
-**Sampling.** 20 steps of two model calls each, about the time of 40 steps with KSampler. For stricter or cheaper runs \
-connect Newton Settings.
+**Sampling.** 20 steps of one model call each, the time of KSampler. For other settings connect Newton Settings.
 
 {COMPOSITE.format(px=8)}
 """,
@@ -86,7 +85,7 @@ does as well.
 
 {LARGE.format(prompt="positive prompt", px=1024)}
 
-**Sampling.** 20 steps of two model calls each.
+**Sampling.** 20 steps of one model call each.
 
 {COMPOSITE.format(px=8)}
 """,
@@ -97,7 +96,7 @@ download. A flow model: the method reads the scales of its noise off the model, 
 
 {LARGE.format(prompt="positive prompt", px=1024)}
 
-**Sampling.** 28 steps of two model calls each.
+**Sampling.** 28 steps of one model call each.
 
 {COMPOSITE.format(px=8)}
 """,
@@ -108,7 +107,7 @@ not Flux Fill. Its licence is non-commercial.
 
 {LARGE.format(prompt="prompt", px=1024)}
 
-**Sampling.** 20 steps of two model calls each. cfg stays at 1: FluxGuidance is the guidance that this model was \
+**Sampling.** 20 steps of one model call each. cfg stays at 1: FluxGuidance is the guidance that this model was \
 distilled with.
 
 {COMPOSITE.format(px=8)}
@@ -123,7 +122,7 @@ Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB) and 
 **ControlNet** hands on the outlines of the whole picture, those under the mask too: what is generated follows them in \
 new colours and materials. The constraint keeps the rest. Connect a drawing of your own to Canny to set other outlines.
 
-**Sampling.** 20 steps of two model calls each; every call asks the ControlNet as well.
+**Sampling.** 20 steps of one model call each; every call asks the ControlNet as well.
 
 {COMPOSITE.format(px=8)}
 """,

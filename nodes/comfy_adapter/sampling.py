@@ -23,6 +23,7 @@ from ...sampler import (
     interpolated_weights,
     mixed_seed,
     sample_constrained,
+    without_masks,
 )
 from ..constraint_spec import ConstraintSpec, LatentSpace
 from .guidance import FrozenGuidance
@@ -122,6 +123,8 @@ def newton_function(
         settings = replace(settings, iterations=0)
     else:
         options = without_step_caches(options)
+        if settings.hold and without_masks(bound) == WeightedSum(()):
+            settings = replace(settings, iterations=0)
     memory, evaluations = GuidanceMemory(options), Evaluations()
     base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
     extra_args = extra_args | {"denoise_mask": None, "model_options": evaluations.watch(options)}

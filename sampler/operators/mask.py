@@ -76,6 +76,8 @@ class LatentMask:
     weights: Tensor
     weights_at: Callable[[Tensor, float], Tensor] | None = None
 
+    def weights_now(self, sigma: float) -> Tensor:
+        return self.weights if self.weights_at is None else self.weights_at(self.weights, sigma)
+
     def error(self, x0: Tensor, sigma: float) -> Tensor:
-        weights = self.weights if self.weights_at is None else self.weights_at(self.weights, sigma)
-        return weights * (self.y - x0)
+        return self.weights_now(sigma) * (self.y - x0)

@@ -1,0 +1,66 @@
+"""Known values held through the noise levels, at no call beyond the plain one a level."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .constraint import Constraint, Term, WeightedSum
+from .denoiser import Scales, max_abs
+from .operators.mask import LatentMask
+from .renoise import renoise
+
+# Largest factor of nu e / data in a move of x: near s = 0, where x0(x) has slope 1, more would diverge.
+GAIN = 2.0
+
+
+def without_masks(constraint: Constraint) -> Constraint:
+    """What is left for Newton steps where latent masks are held."""
+    if isinstance(constraint, LatentMask):
+        return WeightedSum(())
+    if isinstance(constraint, WeightedSum):
+        return WeightedSum(tuple(t for t in constraint.terms if not isinstance(t.constraint, LatentMask)))
+    return constraint
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Replacement whose noise learns: known values are alpha y + s n, and every level corrects n by its error.
+
+    Stock replacement leaves n as it was drawn, and the denoiser does not believe the known values. Here x moves along
+    the error e = W (y - x0) itself, by at most `rate` nu as a Newton step does, until x0 says y by itself; the rest of
+    x0 then belongs to an x that explains y (for a Gaussian it is the exact conditional mean). The step itself is the
+    perturbation: the next level's only call applies J to it in passing.
+
+    Several masks share what they both know by their weights.
+
+    Attributes:
+        constraint: the masks, and others that are passed over.
+        rate: step length lambda, in units of the noisy input's standard deviation.
+    """
+
+    constraint: Constraint
+    rate: float
+
+    def known(self, sigma: float) -> tuple[Tensor, Tensor] | None:
+        """W and y at a noise level, or None where no mask is active."""
+        terms = self.constraint if isinstance(self.constraint, WeightedSum) else WeightedSum((Term(self.constraint),))
+        masks = [(t.weight, t.constraint) for t in terms.active(sigma) if isinstance(t.constraint, LatentMask)]
+        if not masks:
+            return None
+        weights = [mask.weights_now(sigma) for _, mask in masks]
+        shares = [a * w for (a, _), w in zip(masks, weights, strict=True)]
+        total = sum(shares)
+        y = sum(share * mask.y for share, (_, mask) in zip(shares, masks, strict=True))
+        return functools.reduce(torch.maximum, weights), y / torch.where(total > 0, total, 1.0)
+
+    def correct(self, x: Tensor, x0: Tensor, e: Tensor, here: Scales) -> tuple[Tensor, Tensor]:
+        """x moved along e, and x0 with the known values, per sample."""
+        length = self.rate / max_abs(e).clamp(min=self.rate * here.data / GAIN)
+        return x + length * here.nu * e, x0 + e
+
+
+def stepped(x: Tensor, x0: Tensor, here: Scales, there: Scales) -> Tensor:
+    """Known values at the next level: no fresh noise, or what n has learnt would be lost."""
+    return renoise(x, x0, here, there, 0.0, torch.zeros_like(x))

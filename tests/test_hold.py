@@ -1,0 +1,144 @@
+"""Laws of held masks: cost, exactness, nearness to the exact posterior, and that the noise really learns."""
+
+from dataclasses import replace
+
+import analytic
+import torch
+from newton_pack.sampler import (
+    PRESETS,
+    LatentMask,
+    NewtonSettings,
+    Scales,
+    Term,
+    WeightedSum,
+    sample_constrained,
+    without_masks,
+)
+from test_laws import KNOWN, LEVELS, PRIOR, TRUTH, WEIGHTS, distance_to_posterior_mean, replacement
+
+HELD, NEWTON = PRESETS["fast"], NewtonSettings()
+MASK = LatentMask(TRUTH, WEIGHTS)
+
+
+def run(settings=HELD, batch=64, prior=PRIOR, constraint=MASK, levels=LEVELS, **kw):
+    denoise, told = prior.denoiser(), []
+    x = analytic.start_noise(batch, 1000, levels[0]) * prior.scales(levels[0]).s / levels[0]
+    out = sample_constrained(denoise, x, levels, constraint, settings, 0.005, callback=told.append, **kw)
+    return out, denoise.calls, told
+
+
+def test_one_call_a_level_and_known_values_exact():
+    out, calls, told = run()
+    assert calls == len(LEVELS) - 1
+    assert torch.allclose((WEIGHTS * out), WEIGHTS * TRUTH, atol=1e-6)
+    assert {t["steps"].stop for t in told} == {"held"}
+
+
+def test_the_denoiser_comes_to_say_what_is_known():
+    """Without learning (rate 0) the error stays what the drawn noise makes of it."""
+    errors = {rate: run(replace(HELD, rate_first=rate))[2][-1]["steps"].residual.mean().item() for rate in (0, 0.5)}
+    print(f"\nrms error of the known half at the last level, by rate: {errors}")
+    assert errors[0.5] < 0.5 * errors[0]
+
+
+def test_hidden_mean_comes_nearer_to_the_posterior_mean_than_by_replacement():
+    held = distance_to_posterior_mean(run(batch=400)[0])
+    stock = distance_to_posterior_mean(replacement(analytic.start_noise(400, 1000, LEVELS[0]), PRIOR, TRUTH, WEIGHTS))
+    print(f"\ndistance to the posterior mean over 400 seeds: held {held:.2f}, replacement {stock:.2f}")
+    assert held < 0.6 * stock
+
+
+def test_mixture_comes_nearer_to_the_exact_posterior():
+    ramp = torch.linspace(-1.5, 1.5, 8).repeat(8, 1)
+    parts = [analytic.Gaussian(sign * ramp.flatten(), 0.2 * analytic.smooth_covariance()) for sign in (1, -1)]
+    prior = analytic.Mixture(parts, [0.5, 0.5])
+    truth = parts[0].draw(1, seed=3)
+    exact = prior.posterior_draws(truth.flatten(), KNOWN, 300, seed=1)
+    mask = LatentMask(truth, WEIGHTS)
+
+    def distance(samples):
+        return analytic.energy_distance(samples.flatten(1)[:, ~KNOWN].double(), exact)
+
+    held, newton = distance(run(HELD, 300, prior, mask)[0]), distance(run(NEWTON, 300, prior, mask)[0])
+    stock = distance(replacement(analytic.start_noise(300, 17, LEVELS[0]), prior, truth, WEIGHTS))
+    print(f"\nenergy distance to the posterior: held {held:.3f}, newton {newton:.3f}, replacement {stock:.3f}")
+    assert held < newton and held < stock
+
+
+def test_batch_of_two_is_two_batches_of_one_and_the_seed_counts():
+    x = analytic.start_noise(2, 5, LEVELS[0]) * torch.tensor([1.0, 40.0]).view(2, 1, 1, 1)
+
+    def sample(x, seed=0):
+        return sample_constrained(PRIOR.denoiser(), x, LEVELS, MASK, HELD, 0.005, seed)
+
+    assert torch.allclose(sample(x)[:1], sample(x[:1]), atol=1e-5)
+    assert torch.equal(sample(x), sample(x)) and not torch.allclose(sample(x), sample(x, seed=1))
+
+
+def test_flow_is_variance_exploding_after_scaling():
+    flow_levels = [s / (1 + s) for s in LEVELS]
+    flowing = analytic.Gaussian(PRIOR.mean, PRIOR.cov, analytic.flow)
+    x = analytic.start_noise(3, 2, LEVELS[0]).double()
+    ve = sample_constrained(PRIOR.denoiser(), x, LEVELS, MASK, HELD, 0.005)
+    flow = sample_constrained(flowing.denoiser(), x / (1 + LEVELS[0]), flow_levels, MASK, HELD, 0.005)
+    assert torch.allclose(ve, flow, atol=1e-4)
+
+
+def test_edm_scaling_changes_nothing():
+    """A prior half as wide, its noise too: the same run in other units."""
+    half = analytic.Gaussian(PRIOR.mean / 2, PRIOR.cov / 4, lambda sigma: Scales(1.0, sigma, 0.5))
+    x = analytic.start_noise(2, 2, LEVELS[0]).double()
+    ve = sample_constrained(PRIOR.denoiser(), x, LEVELS, MASK, HELD, 0.005)
+    edm = sample_constrained(
+        half.denoiser(), x / 2, [s / 2 for s in LEVELS], LatentMask(TRUTH / 2, WEIGHTS), HELD, 0.005
+    )
+    assert torch.allclose(ve, 2 * edm, atol=1e-4)
+
+
+def test_soft_weights_stay_soft():
+    out = run(constraint=LatentMask(TRUTH, 0.5 * WEIGHTS), batch=1)[0]
+    off = {
+        w: (WEIGHTS * (run(constraint=LatentMask(TRUTH, w * WEIGHTS), batch=64)[0] - TRUTH)).std() for w in (0.2, 0.8)
+    }
+    assert not torch.allclose(WEIGHTS * out, WEIGHTS * TRUTH, atol=0.01) and 0 < off[0.8] < off[0.2]
+
+
+def test_a_mask_is_held_in_its_part_of_the_run_only():
+    term = Term(MASK, sigma_start=5.0, sigma_end=1.0)
+    stops = {t["sigma"]: t["steps"].stop for t in run(constraint=WeightedSum((term,)))[2]}
+    assert all((stop == "held") == (1.0 <= sigma <= 5.0) for sigma, stop in stops.items())
+
+
+def test_masks_share_what_both_know_by_their_weights():
+    other = LatentMask(TRUTH + 1, torch.ones_like(WEIGHTS))
+    both = WeightedSum((Term(MASK, 3.0), Term(other, 1.0)))
+    out = run(constraint=both, batch=1)[0]
+    assert torch.allclose(out, torch.where(WEIGHTS > 0, TRUTH + 0.25, TRUTH + 1), atol=1e-5)
+
+
+class Mean:
+    """Wants the mean of x0 to be a given one: a constraint that is not a mask."""
+
+    def error(self, x0, sigma):
+        return (2.0 - x0.mean((1, 2, 3), keepdim=True)).expand_as(x0)
+
+
+def test_other_constraints_take_their_newton_steps_beside_it():
+    free = run(batch=16)[0]
+    out, calls, told = run(constraint=WeightedSum((Term(MASK), Term(Mean()))), batch=16)
+    assert calls == 2 * (len(LEVELS) - 1) and {t["steps"].stop for t in told} == {"iterations"}
+    assert torch.allclose(WEIGHTS * out, WEIGHTS * TRUTH, atol=1e-6)
+    assert abs(out.mean() - 2) < 0.7 * abs(free.mean() - 2)
+    assert without_masks(MASK) == WeightedSum(())
+
+
+def test_it_survives_another_samplers_noise():
+    """An ancestral sampler drives: what it does to known values is undone, or they would be off by its noise."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ancestral(i, x, x0):
+        return x0 + LEVELS[i + 1] * torch.randn(x.shape, generator=generator)
+
+    out, _, told = run(advance=ancestral)
+    assert torch.allclose(WEIGHTS * out, WEIGHTS * TRUTH, atol=1e-6)
+    assert told[-1]["steps"].residual.mean() < 1.3 * run()[2][-1]["steps"].residual.mean()
