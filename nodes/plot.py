@@ -11,7 +11,7 @@ SIZE, SMOOTH = (960, 640), 2  # drawn twice as large, against jagged lines
 LEFT, TOP, RIGHT, BOTTOM = 180, 110, 1860, 950  # of the axes, pixels of the large drawing
 INK, GRID, PAPER, BAND, LINE, TARGET = "#202020", "#dcdcdc", "#ffffff", "#c6dbef", "#1f5fa8", "#c03030"
 # How a level ended: the colour of its mark.
-MARKS = {"iterations": "#1f5fa8", "budget": "#e08a00", "target": "#2a9d50"}
+MARKS = {"iterations": "#1f5fa8", "budget": "#e08a00", "target": "#2a9d50", "held": "#7a4fb0"}
 
 
 class LogAxis:
