@@ -65,6 +65,14 @@ def custom_sampling(graph: dict[str, Any], sampler: dict[str, Any], latent: list
     }  # fmt: skip
 
 
+def newton_steps(graph: dict[str, Any], *users: str, **custom: Any) -> None:
+    """Let the named nodes take Newton steps for masks too: one a level, or as `custom` says."""
+    widgets = {"iterations": 1, "rate_first": 0.5, "rate_last": 0.5, "delta": 0.0, "eta": 1.0, "carry": True}
+    graph["settings"] = node("NewtonSettings", preset="custom", **widgets | {"hold": False} | custom)
+    for user in users:
+        graph[user]["inputs"]["settings"] = ["settings", 0]
+
+
 def sampled(host: Host, graph: dict[str, Any]) -> Tensor:
     return host.run(graph)[0]["samples"]
 

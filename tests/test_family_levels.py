@@ -9,7 +9,7 @@ import itertools
 import pytest
 import torch
 from families import family_graph
-from graphs import sampled
+from graphs import newton_steps, sampled
 from host import CountNode, GraphError, node
 
 LAMBDA = 0.5
@@ -78,30 +78,42 @@ def host_levels(host, graph, family):
     return sigmas, y, noise, [renoise.noise_like(y, generators) for _ in range(4)]
 
 
-def by_hand(x, y, noises, sigmas, alpha, s, c, data=1.0):
-    """The preset 'fast' on x0 = c x with the left half known, written out."""
-    known = torch.zeros(1, 1, 16, 16)
+def by_hand(hold, x, y, noises, sigmas, alpha, s, c, data=1.0):
+    """A run on x0 = c x with the left half known, held or by one Newton step a level; and each level's residual."""
+    known, residuals = torch.zeros(1, 1, 16, 16), []
     known[..., :8] = 1
     for (here, there), noise in zip(itertools.pairwise(sigmas), noises, strict=True):
         x0 = c(here) * x
-        je = c(here) * known * (y - x0)
-        d = je / je.abs().max() if je.any() else je
-        x = x + LAMBDA * ((alpha(here) * data) ** 2 + s(here) ** 2) ** 0.5 * d
-        x0 = x0 + LAMBDA * data * d
+        e = known * (y - x0)
+        residuals.append(e[..., :8].square().mean().sqrt().item())
+        nu = ((alpha(here) * data) ** 2 + s(here) ** 2) ** 0.5
         fresh = s(there) * (1 - (s(there) * alpha(here) / (s(here) * alpha(there))) ** 2) ** 0.5
+        if hold:
+            x, x0 = x + min(LAMBDA / e.abs().max(), 2 / data) * nu * e, x0 + e
+            fresh = fresh * (1 - known)
+        else:
+            je = c(here) * e
+            d = je / je.abs().max() if je.any() else je
+            x, x0 = x + LAMBDA * nu * d, x0 + LAMBDA * data * d
         x = alpha(there) * x0 + (s(there) ** 2 - fresh**2) ** 0.5 * (x - alpha(here) * x0) / s(here) + fresh * noise
-    return x
+    return x, residuals
 
 
-def check(host, graph, expected):
+def check(host, graph, *run):
     import comfy.latent_formats
 
-    out = sampled(host, graph).double()
-    assert len(CountNode.batches) == 4 * 2
-    expected = comfy.latent_formats.SD3().process_out(expected)
-    error = (out - expected).abs().max() / expected.abs().max()
-    print(f"\nlargest deviation from the run by hand: {error:.1e} of {expected.abs().max():.1f}")
-    assert error < 1e-4
+    for hold, calls in ((True, 4), (False, 4 * 2)):
+        if not hold:
+            newton_steps(graph, "sample")
+        out = sampled(host, graph).double()
+        assert len(CountNode.batches) == calls
+        (report,) = host.run(graph | {"out": node("TestCapture", value=["sample", 1])})
+        expected, residuals = by_hand(hold, *run)
+        assert [level.residual[0] for level in report.levels] == pytest.approx(residuals, rel=1e-3)
+        expected = comfy.latent_formats.SD3().process_out(expected)
+        error = (out - expected).abs().max() / expected.abs().max()
+        print(f"\nlargest deviation from the run by hand: {error:.1e} of {expected.abs().max():.1f}, held: {hold}")
+        assert error < 1e-4
 
 
 @pytest.mark.parametrize("name", EXPLODING)
@@ -110,7 +122,7 @@ def test_variance_exploding_families(host, graph, name):
     sigmas, y, noise, noises = host_levels(host, graph, graph["family"])
     # At the highest level the host gives the noise the variance of noise and picture together, but not for Cosmos.
     start = y + noise * (sigmas[0] if name == "cosmos" else (1 + sigmas[0] ** 2) ** 0.5)
-    check(host, graph, by_hand(start, y, noises, sigmas, lambda s: 1.0, lambda s: s, c, *data))
+    check(host, graph, start, y, noises, sigmas, lambda s: 1.0, lambda s: s, c, *data)
 
 
 @pytest.mark.parametrize("name", FLOW)
@@ -120,7 +132,7 @@ def test_flow_families(host, graph, name):
         pytest.skip("this host has no ModelNoiseScale")
     sigmas, y, noise, noises = host_levels(host, graph, graph["family"])
     start = (1 - sigmas[0]) * y + scale * sigmas[0] * noise
-    check(host, graph, by_hand(start, y, noises, sigmas, lambda s: 1 - s, lambda s: scale * s, lambda s: 1.0))
+    check(host, graph, start, y, noises, sigmas, lambda s: 1 - s, lambda s: scale * s, lambda s: 1.0)
 
 
 @pytest.mark.parametrize("sampling", ["img_to_img", "img_to_img_flow"])

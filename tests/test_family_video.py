@@ -42,23 +42,20 @@ def graph(host):
     return graph
 
 
-def distances(host, graph, where):
-    """From the encoded video where it is known, with and without the constraint."""
+def check_kept(host, graph, where):
+    """The encoded video stays exactly where it is known and nowhere else, at one call a step."""
     out = sampled(host, graph)
-    assert len(CountNode.batches) == 12 * 2
-    del graph["sample"]["inputs"]["constraint"]
-    free = sampled(host, graph)
+    assert len(CountNode.batches) == 12
     graph["out"]["inputs"]["value"] = ["known", 1]
     known = sampled(host, graph)
-    assert out.shape == known.shape
-    with_it, without = ((t - known)[where].square().mean().sqrt().item() for t in (out, free))
-    print(f"\ndistance to what is known {with_it:.2f}, without constraint {without:.2f}")
-    return with_it, without
+    kept = torch.zeros_like(known, dtype=torch.bool)
+    kept[where] = True
+    assert torch.allclose(out[kept], known[kept], atol=1e-4)
+    assert torch.isclose(out, known)[~kept].float().mean() < 0.01
 
 
 def test_video_through_a_video_vae(host, graph):
-    ours, free = distances(host, graph, (..., slice(0, 4)))
-    assert ours < 0.7 * free
+    check_kept(host, graph, (..., slice(0, 4)))
 
 
 def test_a_mask_for_each_picture(host, graph):
@@ -66,8 +63,7 @@ def test_a_mask_for_each_picture(host, graph):
     masks = torch.zeros(9, 64, 64)
     masks[5:] = 1
     graph["mask"] = give(host, "MASK", masks)
-    ours, free = distances(host, graph, (slice(None), slice(None), slice(0, 2)))
-    assert ours < 0.7 * free
+    check_kept(host, graph, (slice(None), slice(None), slice(0, 2)))
 
 
 def test_noise_mask_of_a_video(host, graph):

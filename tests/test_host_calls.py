@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import tiny
 import torch
-from graphs import custom_sampling, give, inpaint_graph, sampled
+from graphs import custom_sampling, give, inpaint_graph, newton_steps, sampled
 from host import CountNode, node
 
 
@@ -39,6 +39,7 @@ def collapse(host, graph):
 @pytest.mark.parametrize("cache", ["EasyCache", "LazyCache"])
 def test_step_caches_are_bypassed(host, graph, cache, caplog):
     """Trap 2: such a cache answers x and x + delta e with the same residual, so J e collapses to e."""
+    newton_steps(graph, "sample")
     expected = sampled(host, graph)
     assert collapse(host, dict(graph)) < 0.98
     graph["cache"] = node(
@@ -88,6 +89,7 @@ def test_momentum_counts_noise_levels_not_calls(host, graph, monkeypatch):
 
 def test_x_and_its_perturbation_are_evaluated_one_after_the_other(host, graph):
     """Trap 6: motion modules mix the samples of a batch, so a doubled batch would change both halves."""
+    newton_steps(graph, "sample")
     import comfy.samplers
 
     def mixing(executor, x, *args, **kwargs):
@@ -146,6 +148,7 @@ def test_driven_sampler_goes_on_from_the_corrected_x(host, graph):
     graph["euler"] = node("KSamplerSelect", sampler_name="euler")
     sampler = node("NewtonConstrainSampler", sampler=["euler", 0], constraint=["constraint", 0])
     custom_sampling(graph, sampler, ["constraint", 1])
+    newton_steps(graph, "sampler")
     graph["sample"]["inputs"]["model"] = ["record", 0]
     sampled(host, graph)
     assert len(seen) == 8

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from graphs import SIZE, custom_sampling, encoded, give, inpaint_graph, picture, sampled
+from graphs import SIZE, custom_sampling, encoded, give, inpaint_graph, newton_steps, picture, sampled
 from host import CountNode, node
 
 
@@ -15,15 +15,26 @@ def known_error(out, known, columns=slice(0, 8)):
     return (out - known)[..., columns].square().mean().sqrt().item()
 
 
-def test_constraint_is_obeyed_and_costs_two_calls_a_step(host, graph):
+def test_known_part_is_kept_exactly_at_one_call_a_step(host, graph):
+    graph["sample"]["inputs"]["steps"] = 10
+    out = sampled(host, graph)
+    assert len(CountNode.batches) == 10
+    known = encoded(host, graph)
+    assert out.shape == (1, 4, 16, 16) and torch.allclose(out[..., :8], known[..., :8], atol=1e-4)
+    del graph["sample"]["inputs"]["constraint"]
+    free = sampled(host, graph)
+    assert len(CountNode.batches) == 10
+    assert not torch.allclose(out[..., 8:], free[..., 8:], atol=0.1)
+
+
+def test_newton_steps_obey_and_cost_two_calls_a_step(host, graph):
+    newton_steps(graph, "sample")
     graph["sample"]["inputs"]["steps"] = 10
     out = sampled(host, graph)
     assert len(CountNode.batches) == 10 * 2
     known = encoded(host, graph)
     del graph["sample"]["inputs"]["constraint"]
     free = sampled(host, graph)
-    assert len(CountNode.batches) == 10
-    assert out.shape == (1, 4, 16, 16)
     assert known_error(out, known) < 0.4 * known_error(free, known)
 
 
@@ -36,18 +47,19 @@ def test_paper_preset_counts(host, graph):
     assert len(CountNode.batches) == 3 * (1 + 2 * 5)
 
 
-def test_custom_settings_reach_the_loop(host, graph):
-    graph["settings"] = node(
-        "NewtonSettings", preset="custom", iterations=3, rate_first=0.5, rate_last=0.1, delta=0.01, eta=0.5, carry=True
-    )
-    graph["sample"]["inputs"]["settings"] = ["settings", 0]
+@pytest.mark.parametrize(("hold", "calls"), [(False, 4 * (1 + 3)), (True, 4)])
+def test_custom_settings_reach_the_loop(host, graph, hold, calls):
+    newton_steps(graph, "sample", iterations=3, rate_last=0.1, delta=0.01, eta=0.5, hold=hold)
     sampled(host, graph)
-    assert len(CountNode.batches) == 4 * (1 + 3)
+    assert len(CountNode.batches) == calls
 
 
 def test_cfg_evaluates_the_network_for_both_prompts(host, graph):
     graph["negative"] = node("WordConditioning", text="flags")
     graph["sample"]["inputs"] |= {"negative": ["negative", 0], "cfg": 3.0}
+    sampled(host, graph)
+    assert sum(CountNode.batches) == 4 * 2
+    newton_steps(graph, "sample")
     sampled(host, graph)
     assert sum(CountNode.batches) == 4 * 2 * 2
 
@@ -67,10 +79,10 @@ def test_noise_mask_becomes_the_constraint(host, graph):
     graph["masked"] = node("SetLatentNoiseMask", samples=["encoded", 0], mask=["mask", 0])
     graph["sample"]["inputs"]["latent_image"] = ["masked", 0]
     with_constraint = sampled(host, graph)
-    assert len(CountNode.batches) == 4 * 2
+    assert len(CountNode.batches) == 4
     del graph["sample"]["inputs"]["constraint"]
     assert torch.allclose(with_constraint, sampled(host, graph), atol=1e-5)
-    assert len(CountNode.batches) == 4 * 2
+    assert len(CountNode.batches) == 4
 
 
 @pytest.mark.parametrize("door", ["noise_mask", "constraint", "both"])
@@ -81,7 +93,7 @@ def test_sampler_door_equals_the_node(host, graph, door):
     sampler = node("NewtonSampler", **({} if door == "noise_mask" else {"constraint": ["constraint", 0]}))
     custom_sampling(graph, sampler, ["constraint", 1] if door == "constraint" else ["masked", 0])
     assert torch.allclose(sampled(host, graph), expected, atol=1e-5)
-    assert len(CountNode.batches) == 4 * 2
+    assert len(CountNode.batches) == 4
 
 
 def test_advanced_custom_sampling(host, graph):

@@ -72,7 +72,7 @@ def test_pixels_and_mask_together(host, graph):
     together = host.run(graph)[0]
     assert len(CountNode.batches) == 20
     known = (slice(None), slice(None), slice(0, 56))
-    assert (together - image)[known].abs().mean() < (alone - image)[known].abs().mean()
+    assert (together - image)[known].abs().mean() < 0.5 * (alone - image)[known].abs().mean()
 
 
 def fails(host, graph, *words):

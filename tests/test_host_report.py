@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from graphs import custom_sampling, give, inpaint_graph
+from graphs import custom_sampling, give, inpaint_graph, newton_steps
 from host import CountNode, GraphError, node
 
 
@@ -18,22 +18,11 @@ def graph(host):
     return graph
 
 
-def settings(preset="fast", **limits):
-    return node(
-        "NewtonSettings", preset=preset, iterations=1, rate_first=0.5, rate_last=0.5, delta=0.0, eta=1.0, carry=True,
-        **limits,
-    )  # fmt: skip
-
-
-def limited(graph, *args, **limits):
-    graph["settings"] = settings(*args, **limits)
-    graph["sample"]["inputs"]["settings"] = ["settings", 0]
-
-
 def test_report_says_what_the_network_was_asked(host, graph):
     graph["negative"] = node("WordConditioning", text="flags")
     graph["sample"]["inputs"] |= {"negative": ["negative", 0], "cfg": 3.0}
     graph["image"] = give(host, "IMAGE", host_pictures(2))
+    newton_steps(graph, "sample")
     (report,) = host.run(graph)
     assert report.calls == 8 and report.network_evals == 16 == sum(CountNode.batches) / 2
     assert [level.corrections for level in report.levels] == [1] * 4
@@ -56,6 +45,7 @@ def test_the_report_is_drawn_and_written(host, graph):
     (report,) = (s for s in seen if not isinstance(s, torch.Tensor | str))
     assert picture.ndim == 4 and picture.shape[-1] == 3 and 0 <= picture.min() < picture.max() <= 1
     assert text == report.table() and len(text.splitlines()) == 3 + 4
+    assert "4 of 4 levels known values held" in text and report.residual == pytest.approx([0], abs=1e-5)
 
 
 def test_the_drawing_shows_the_figures(host):
@@ -78,27 +68,30 @@ def test_the_drawing_shows_the_figures(host):
     for report in (sampler.Report(), sampler.Report((sampler.Level(1.0, (0.0,), (0.0,), 0, "silent"),))):
         assert draw.draw_report(report).size == draw.SIZE
     assert len(marks(drawn([0.5]))[0])
+    assert set(draw.MARKS) == set(sampler.WHY) - {"silent"}
 
 
 @pytest.mark.parametrize(("limit", "corrections"), [(4, 0), (6, 2), (7, 3), (100, 4)])
 def test_max_calls(host, graph, limit, corrections):
-    limited(graph, max_calls=limit)
+    newton_steps(graph, "sample", max_calls=limit)
     (report,) = host.run(graph)
     assert len(CountNode.batches) == report.calls == 4 + corrections <= limit
     assert sum(level.corrections for level in report.levels) == corrections
 
 
-def test_max_calls_below_the_steps(host, graph):
-    limited(graph, max_calls=3)
+@pytest.mark.parametrize("hold", [True, False])
+def test_max_calls_below_the_steps(host, graph, hold):
+    newton_steps(graph, "sample", max_calls=3, hold=hold)
     with pytest.raises(GraphError, match=r"max_calls: 3 .* at least 4"):
         host.run(graph)
     assert not CountNode.batches
 
 
 def test_residual_target(host, graph):
+    newton_steps(graph, "sample")
     (free,) = host.run(graph)
     target = sorted(level.residual[0] for level in free.levels)[1] * 1.01
-    limited(graph, residual_target=target)
+    newton_steps(graph, "sample", residual_target=target)
     (report,) = host.run(graph)
     assert len(CountNode.batches) == report.calls < free.calls
     for level in report.levels:
@@ -114,17 +107,15 @@ def test_max_calls_of_a_driven_sampler(host, graph, name):
     own = host.module("nodes.comfy_adapter").SINGLE_STEP[name]
     plain = 4 + 3 * own
     for limit, calls in ((plain, plain), (plain + 2, plain + 2), (0, plain + 4)):
-        graph["settings"] = settings(max_calls=limit)
-        graph["constrained"] = node(
-            "NewtonConstrainModel", model=["count", 0], constraint=["constraint", 0], settings=["settings", 0]
-        )
+        graph["constrained"] = node("NewtonConstrainModel", model=["count", 0], constraint=["constraint", 0])
+        newton_steps(graph, "constrained", max_calls=limit)
         graph["sample"] = node(
             "KSampler", model=["constrained", 0], positive=["words", 0], negative=["words", 0], seed=1, steps=4,
             latent_image=["constraint", 1], cfg=1.0, sampler_name=name, scheduler="simple", denoise=1.0,
         )  # fmt: skip
         host.run(graph)
         assert len(CountNode.batches) == calls
-    graph["settings"] = settings(max_calls=plain - 1)
+    newton_steps(graph, "constrained", max_calls=plain - 1)
     with pytest.raises(GraphError, match="max_calls"):
         host.run(graph)
 
@@ -138,7 +129,7 @@ def test_one_line_in_the_log_for_every_run(host, graph, caplog):
         host.run(graph)
     lines = [r.getMessage() for r in caplog.records if r.name == "newton_constrained_sampling"]
     assert len(lines) == 2 and lines[0].endswith(report.summary())
-    assert all("4 levels, 8 model calls, 8 network evaluations" in line for line in lines)
+    assert all("4 levels, 4 model calls, 4 network evaluations" in line for line in lines)
 
 
 def test_without_any_level_there_is_a_report(host, graph):
@@ -187,4 +178,4 @@ def test_calls_depend_on_neither_size_nor_batch(host, graph, size, batch):
     graph["mask"] = give(host, "MASK", mask)
     graph["sample"]["inputs"]["steps"] = 2
     (report,) = host.run(graph)
-    assert report.calls == len(CountNode.batches) == 2 * 2
+    assert report.calls == len(CountNode.batches) == 2

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from graphs import custom_sampling, encoded, give, inpaint_graph, sampled
+from graphs import custom_sampling, encoded, give, inpaint_graph, newton_steps, sampled
 from host import CountNode, GraphError, node
 
 
@@ -90,6 +90,7 @@ def test_thin_mask_lines_are_not_lost_by_our_node(host, graph):
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5])
 def test_cancel_acts_within_one_call(host, graph, stop_after):
+    newton_steps(graph, "sample")
     import comfy.model_management
 
     class Stop:
@@ -118,6 +119,7 @@ def test_cancel_acts_within_one_call(host, graph, stop_after):
 
 
 def test_progress_per_call_and_preview_per_level(host, graph, monkeypatch):
+    newton_steps(graph, "sample")
     import comfy.utils
     import latent_preview
 
