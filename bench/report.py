@@ -187,7 +187,8 @@ def write(out: Path, layout: Layout, head: dict[str, Any], rows: list[dict]) -> 
     for name, part in layout.parts(rows).items():
         body += (f"\n## {name}\n" if name else "") + f"\n{table(layout, part)}{comparison(layout, part)}\n"
     (out / f"{layout.name}.md").write_text(body, encoding="utf-8")
-    plot(layout, rows, out / f"{layout.name}.png")
+    if layout.plotted:
+        plot(layout, rows, out / f"{layout.name}.png")
     print(body)
 
 

@@ -74,7 +74,12 @@ def pictures_of(latents: Tensor) -> np.ndarray:
 
 
 class CheckpointTarget:
-    """Any checkpoint ComfyUI loads, unprompted, cfg 1, scheduler `simple`; pictures from a folder of PNG files."""
+    """Any checkpoint ComfyUI loads, scheduler `simple`; pictures from a folder of PNG files.
+
+    `prompt`, `negative` and `cfg` may be changed; they start as none, none and 1.
+    """
+
+    cfg = 1.0
 
     def __init__(self, file: Path, folder: Path | None):
         sys.path.insert(0, os.environ["COMFYUI_PATH"])
@@ -93,6 +98,7 @@ class CheckpointTarget:
             self.prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
         else:
             self.prompt = [[torch.zeros(1, 8, 768), {"pooled_output": torch.zeros(1, 768)}]]
+        self.negative = self.prompt
         self.extract, feature_name = perceptual_features()
         self.notes = {"features": feature_name}
 
@@ -151,8 +157,8 @@ class CheckpointTarget:
             return out.detach()
 
         out = comfy.sample.sample_custom(
-            self.model, start_noise(start.shape[1:], seeds), 1.0, comfy.samplers.KSAMPLER(function), sigmas,
-            self.prompt, self.prompt, start, disable_pbar=True, seed=seeds[0],
+            self.model, start_noise(start.shape[1:], seeds), self.cfg, comfy.samplers.KSAMPLER(function), sigmas,
+            self.prompt, self.negative, start, disable_pbar=True, seed=seeds[0],
         )  # fmt: skip
         return out, counted[0]
 

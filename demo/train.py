@@ -113,6 +113,14 @@ def train_vae(run: Run, pictures: torch.Tensor, seconds: float, device: str) -> 
             bar.set_postfix_str(f"PSNR {-10 * torch.log10(torch.tensor(smooth)):.1f} dB, spread {spread:.3f}")
 
 
+def start_from(vae: torch.nn.Module, file: Path) -> torch.nn.Module:
+    """What fits of another layout's trained autoencoder: all but the convolutions next to the latent."""
+    if file.exists():
+        trained, own = torch.load(file, map_location="cpu")["ema"], vae.state_dict()
+        vae.load_state_dict(own | {k: v for k, v in trained.items() if v.shape == own[k].shape})
+    return vae
+
+
 def random_crop(picture: torch.Tensor, size: int) -> torch.Tensor:
     y, x = torch.randint(0, 128 - size + 1, (2,)).tolist()
     return picture[:, y : y + size, x : x + size]
@@ -204,7 +212,8 @@ def main() -> None:
 
     end, layout = time.time() + 3600 * opts.hours, LAYOUTS[opts.layout]
     vae_done = opts.work / f"{opts.layout}_latents.pt"
-    vae = Run(opts.work / f"{opts.layout}_vae.pt", make_vae(layout.channels), 1e-3, device)
+    fresh = start_from(make_vae(layout.channels), opts.work / "sd15_vae.pt")
+    vae = Run(opts.work / f"{opts.layout}_vae.pt", fresh, 1e-3, device)
     if not vae_done.exists():
         train_vae(vae, pictures[train], 3600 * opts.vae_hours, device)
         torch.save(encode_all(vae.ema, pictures, device), vae_done)

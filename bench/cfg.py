@@ -1,0 +1,90 @@
+"""Guidance and few steps: ours beside replacement from 4 to 20 noise levels and at cfg 1 to 12.
+
+    python dev.py bench cfg --out DIR [--cfg 1 4 8 12] [--levels 20 8 4] [--split train]
+
+Half-hidden emoji with their own words as prompt, on the demo checkpoint. Writes cfg.json, cfg.md and contact sheets.
+"""
+
+import argparse
+import csv
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import report
+import torch
+from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
+from methods import Entry, ours, replacement
+from pack import ROOT, sampler
+from targets import EMOJI, CheckpointTarget
+from tqdm import tqdm
+
+NEWTON = sampler.NewtonSettings()
+ENTRIES = (
+    Entry("ours", "fast", partial(ours, settings=sampler.PRESETS["fast"]), 1),
+    Entry("ours", "newton", partial(ours, settings=NEWTON), NEWTON.calls(1)),
+    Entry("replacement", "", replacement, 1),
+)
+
+
+def words_of(name: str) -> str:
+    """The words of an emoji whose picture is named by all of them, or by the first four."""
+    with (ROOT / "demo" / "emoji.csv").open(encoding="utf-8", newline="") as f:
+        rows = [r["words"] for r in csv.DictReader(f)]
+    return next(w for w in rows if w == name or name == "_".join(w.split()[:4]))
+
+
+def conditioning(words: list[str]) -> list:
+    from newton_pack.nodes.word_vectors import embed_words
+
+    return [[torch.stack([embed_words(w) for w in words]), {"pooled_output": torch.zeros(len(words), 768)}]]
+
+
+def run_entry(target: CheckpointTarget, entry: Entry, levels: int, cases: Cases) -> tuple:
+    """Pictures of all cases, each with its own prompt, and the calls of a run."""
+    made, calls = [], 0
+    for first in range(0, len(cases.index), BATCH):
+        part = slice(first, first + BATCH)
+        target.prompt = conditioning([words_of(cases.names[i]) for _, i, _ in cases.index[part]])
+        pictures, calls = target.inpaint(entry, levels, cases.truth[part], cases.hidden[part], cases.noise_seeds[part])
+        made.append(torch.from_numpy(pictures))
+    return torch.cat(made).numpy(), calls
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
+    parser.add_argument("--masks", nargs="+", default=["half"])
+    parser.add_argument("--cfg", nargs="+", type=float, default=[1, 4, 8, 12])
+    parser.add_argument("--levels", nargs="+", type=int, default=[20, 8, 4])
+    parser.add_argument("--checkpoint", type=Path, default=EMOJI)
+    return parser.parse_args()
+
+
+def main() -> None:
+    opts = parse()
+    target = CheckpointTarget(opts.checkpoint, None)
+    cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
+    rows: list[dict] = []
+    opts.out.mkdir(parents=True, exist_ok=True)
+    for cfg, levels in tqdm([(c, n) for n in opts.levels for c in opts.cfg], unit="setting"):
+        target.cfg = cfg
+        made: Made = {}
+        for entry in ENTRIES:
+            pictures, calls = run_entry(target, entry, levels, cases)
+            made[entry.label] = cases, pictures
+            head = {"task": "inpaint", "model": target.name, "method": entry.method, "preset": entry.preset}
+            cost = {"levels": levels, "cfg": cfg, "calls": calls, "backward_calls": 0}
+            rows += [head | row | cost for row in measure(target, cases, pictures)]
+        sheets = opts.out / f"levels_{levels}_cfg_{cfg:g}"
+        sheets.mkdir(exist_ok=True)
+        write_sheets(sheets, cases, made)
+    layout = replace(LAYOUT, name="cfg", sections=("levels", "cfg"), baseline="replacement", plotted=())
+    report.write(opts.out, layout, report.heading("cfg", opts, target.notes), rows)
+
+
+if __name__ == "__main__":
+    main()
