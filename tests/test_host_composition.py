@@ -180,6 +180,7 @@ def test_guiders(host, graph, without, guider):
     check_obeys(graph, both, sampled(host, graph), known)
 
 
+@pytest.mark.parametrize("graph", ["newton"], indirect=True)
 def test_compiled_model(host, graph):
     """Any backend shares the host's path; this one needs no compiler."""
     import torch._dynamo
@@ -187,7 +188,6 @@ def test_compiled_model(host, graph):
     known = encoded(host, graph)
     give_model(host, graph, tiny.mmdit)
     expected = sampled(host, graph)
-    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     graph["other"] = node("TorchCompileModel", model=["count", 0], backend="cudagraphs")
     graph["sample"]["inputs"]["model"] = ["other", 0]
