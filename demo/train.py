@@ -25,7 +25,6 @@ from word_vectors import TOKENS, embed_words
 
 SAVE_EVERY = 120  # seconds
 BANDS = 8  # of the noise level, in the running loss
-VIEWS = 4
 
 
 def load_pictures(work: Path, rows: list[dict[str, str]], font: str | None) -> torch.Tensor:
@@ -126,31 +125,15 @@ def random_crop(picture: torch.Tensor, size: int) -> torch.Tensor:
     return picture[:, y : y + size, x : x + size]
 
 
-def views(image: torch.Tensor) -> list[torch.Tensor]:
-    """A picture on white as it is, and three times smaller and moved, always whole."""
-    out = [image]
-    for _ in range(3):
-        zoom = torch.empty(len(image)).uniform_(0.8, 1.0).to(image)
-        theta = torch.zeros(len(image), 2, 3).to(image)
-        theta[:, 0, 0] = theta[:, 1, 1] = 1 / zoom
-        theta[:, :, 2] = (2 * torch.rand(len(image), 2) - 1).to(image) * (1 / zoom - 1)[:, None]
-        grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-        out.append(1 - F.grid_sample(1 - image, grid, align_corners=False))
-    return out
-
-
 @torch.no_grad()
 def encode_all(vae: torch.nn.Module, pictures: torch.Tensor, device: str) -> torch.Tensor:
-    """Latents (N, 2, VIEWS, C, 16, 16) of every picture on white and of its mirror image, in half precision."""
+    """Latents (N, 2, C, 16, 16) of every picture on white and of its mirror image, in half precision."""
     out = []
     for batch in tqdm(pictures.split(32), desc="encoding", unit="batch"):
         image = over(batch.to(device), torch.ones(1, 3, 1, 1, device=device))
-        sides = []
-        for side in (image, image.flip(-1)):
-            with torch.autocast(device, torch.bfloat16):
-                z = [vae.taesd_encoder(v.to(memory_format=torch.channels_last)) for v in views(side)]
-            sides.append(torch.stack(z, 1).half())
-        out.append(torch.stack(sides, 1))
+        with torch.autocast(device, torch.bfloat16):
+            sides = [vae.taesd_encoder(v.to(memory_format=torch.channels_last)) for v in (image, image.flip(-1))]
+        out.append(torch.stack(sides, 1).half())
     return torch.cat(out)
 
 
@@ -169,12 +152,11 @@ def train_network(
     for bar in run.loop(seconds, 3e-4, run.file.stem):
         pick = torch.randint(len(rows), (16,))
         side = torch.randint(2, (16,)) * flips[pick]
-        view = (torch.randint(2 * VIEWS - 1, (16,)) - VIEWS + 1).clamp(min=0)  # every other time the plain one
         keep = torch.rand(16, TOKENS, 1) > 0.15
         whole = torch.rand(16, 1, 1) > 0.1
         u = (torch.arange(16) + torch.rand(16)) / 16  # every band in every step
         band = (BANDS * u).long()
-        z, u = latents[pick, side, view].to(device), u.to(device)
+        z, u = latents[pick, side].to(device), u.to(device)
         x, t, target = layout.target(z, torch.randn_like(z), u)
         with torch.autocast(device, torch.bfloat16):
             out = run.model(x, t, context=(context[pick] * keep * whole).to(device))

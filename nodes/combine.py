@@ -28,10 +28,7 @@ class SumSpec:
     parts: tuple[Part, ...]
 
     def bind(self, space: LatentSpace) -> WeightedSum:
-        terms = tuple(
-            Term(p.spec.bind(space), p.weight, space.percent_to_sigma(p.start), space.percent_to_sigma(p.end))
-            for p in self.parts
-        )
+        terms = tuple(term for p in self.parts for term in self.terms(p, space))
         for a, b in combinations((t.constraint for t in terms), 2):
             if isinstance(a, LatentMask) and isinstance(b, LatentMask):
                 clash = (a.weights > 0) & (b.weights > 0) & ((a.y - b.y).abs() > 0.1)
@@ -41,6 +38,16 @@ class SumSpec:
                         "is a compromise.", int(clash.any(1).sum()),
                     )  # fmt: skip
         return WeightedSum(terms)
+
+    @staticmethod
+    def terms(part: Part, space: LatentSpace) -> list[Term]:
+        """One, or those of a chained node: their weights times the part's, while both act."""
+        start, end = space.percent_to_sigma(part.start), space.percent_to_sigma(part.end)
+        bound = part.spec.bind(space)
+        inner = bound.terms if isinstance(bound, WeightedSum) else (Term(bound),)
+        return [
+            Term(t.constraint, part.weight * t.weight, min(start, t.sigma_start), max(end, t.sigma_end)) for t in inner
+        ]
 
 
 class CombineConstraints(io.ComfyNode):

@@ -35,7 +35,30 @@ def freely(host, graph, latent):
 
 def combined(**b):
     defaults = {f"{k}_{n}": v for n in "ab" for k, v in (("weight", 1.0), ("start", 0.0), ("end", 1.0))}
-    return node("NewtonCombineConstraints", constraint_a=["constraint", 0], **(defaults | b))
+    return node("NewtonCombineConstraints", **({"constraint_a": ["constraint", 0]} | defaults | b))
+
+
+def test_a_chain_of_combined_masks_is_held(host, graph):
+    graph["one"], graph["two"] = combined(), combined(constraint_a=["one", 0])
+    graph["sample"]["inputs"]["constraint"] = ["two", 0]
+    out = sampled(host, graph)
+    assert len(CountNode.batches) == 4
+    assert torch.allclose(out[..., :8], encoded(host, graph)[..., :8], atol=1e-4)
+
+
+def test_a_chained_node_acts_while_both_do_and_with_both_weights(host):
+    combine, spec = host.module("nodes.combine"), host.module("nodes.constraint_spec")
+    space = spec.LatentSpace((1, 4, 2, 2), torch.device("cpu"), None, None, lambda share: 10.0 * (1 - share))
+    inner = combine.SumSpec((combine.Part(Bound(), 2.0, 0.2, 0.9),))
+    (term,) = combine.SumSpec((combine.Part(inner, 3.0, 0.1, 0.5),)).bind(space).terms
+    assert (term.weight, term.sigma_start, term.sigma_end) == (6.0, 8.0, 5.0)
+
+
+class Bound:
+    """A constraint that needs no binding."""
+
+    def bind(self, space):
+        return self
 
 
 def test_combined_constraints_cost_no_further_calls(host, graph):
