@@ -6,7 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampler import EncoderDifference, Measurement, PixelConstraint, perturbed
+from ..sampler import EncoderDifference, Measured, Measurement, PixelConstraint, perturbed
 from .comfy_adapter import PixelCodec
 from .constraint_spec import LatentSpace
 
@@ -47,7 +47,8 @@ class PixelSpec:
             pull = EncoderDifference(codec.decode, codec.encode, codec.step)
         if self.perturbation:
             pull = perturbed(pull, self.perturbation, space.shape[0])
-        return PixelConstraint(self.measurement.misfit, lift, pull, self.noise)
+        whole = isinstance(self.measurement, Measured) and self.direction == DIRECTIONS[0]
+        return PixelConstraint(self.measurement.misfit, lift, pull, self.noise, whole)
 
     def check_latent(self, space: LatentSpace) -> None:
         ratio = self.vae.spacial_compression_encode()

@@ -1,7 +1,7 @@
 """What a constraint is: it names the movement of x0 that would satisfy it."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ class Constraint(Protocol):
     def error(self, x0: Tensor, sigma: float) -> Tensor | None:
         """Error direction e in x0 space, of the shape of `x0`; zero where the constraint holds.
 
-        Only its direction matters to the step; its length is what is reported and held against a residual target,
-        see `residual`. None: the constraint is silent at this noise level, so no call is spent on it.
+        Only its direction matters to the step; its rms is what is reported and held against a residual target, unless
+        the constraint has a `wish`. None: the constraint is silent at this noise level, so no call is spent on it.
         """
         ...
 
@@ -27,19 +27,34 @@ def residual(e: Tensor) -> Tensor:
     return (e.square().flatten(1).sum(1) / spoken).sqrt()
 
 
-def with_residual(e: Tensor, size: Tensor) -> Tensor:
-    """e scaled so that `residual(e)` is `size` (B,); zero stays zero."""
-    rms = residual(e)
-    scale = size / torch.where(rms > 0, rms, 1.0)
-    return e * scale.reshape(-1, *(1,) * (e.ndim - 1))
+class Wish(NamedTuple):
+    """What a constraint asks of an estimate x0.
+
+    Attributes:
+        e: error direction, see `Constraint.error`.
+        residual: how far each sample is from the constraint, in its own units, (B,).
+        whole: e is the movement itself, so that x0 + e satisfies the constraint; else only its direction counts.
+    """
+
+    e: Tensor
+    residual: Tensor
+    whole: bool = False
+
+
+def wish_of(constraint: Constraint, x0: Tensor, sigma: float) -> Wish | None:
+    """By the constraint's own `wish`, if it knows more than its error."""
+    if hasattr(constraint, "wish"):
+        return constraint.wish(x0, sigma)
+    e = constraint.error(x0, sigma)
+    return None if e is None else Wish(e, residual(e))
 
 
 def residual_at(constraint: Constraint, x0: Tensor, sigma: float) -> Tensor | None:
-    """The residual that the error at x0 has (B,), or None; by the constraint's `measure`, if it knows a cheaper way."""
+    """The residual at x0 (B,), or None; by the constraint's `measure`, if it knows a cheaper way."""
     if hasattr(constraint, "measure"):
         return constraint.measure(x0, sigma)
-    e = constraint.error(x0, sigma)
-    return None if e is None else residual(e)
+    wish = wish_of(constraint, x0, sigma)
+    return None if wish is None else wish.residual
 
 
 @dataclass(frozen=True)
@@ -69,10 +84,14 @@ class WeightedSum:
         sizes = [size for size in sizes if size is not None]
         return torch.stack(sizes).amax(0) if sizes else None
 
+    def wish(self, x0: Tensor, sigma: float) -> Wish | None:
+        wishes = [(t.weight, wish_of(t.constraint, x0, sigma)) for t in self.active(sigma)]
+        wishes = [(weight, wish) for weight, wish in wishes if wish is not None]
+        if len(wishes) < 2:
+            return wishes[0][1] if wishes else None
+        e = sum(weight * unit_max(wish.e) for weight, wish in wishes)
+        return Wish(e, torch.stack([wish.residual for _, wish in wishes]).amax(0))
+
     def error(self, x0: Tensor, sigma: float) -> Tensor | None:
-        errors = [(t.weight, t.constraint.error(x0, sigma)) for t in self.active(sigma)]
-        errors = [(weight, e) for weight, e in errors if e is not None]
-        if not errors:
-            return None
-        largest = torch.stack([residual(e) for _, e in errors]).amax(0)
-        return with_residual(sum(weight * unit_max(e) for weight, e in errors), largest)
+        wish = self.wish(x0, sigma)
+        return wish and wish.e

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .constraint import Constraint, residual
+from .constraint import Constraint, wish_of
 from .denoiser import Denoiser, max_abs, unit_max
 from .jvp import forward_difference
 
@@ -26,7 +26,8 @@ class NewtonSettings:
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
-        carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
+        carry: move x0 together with x (by e, where that is the whole movement) instead of evaluating the denoiser
+            again: two calls a level for K = 1.
         max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
         conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
@@ -120,15 +121,16 @@ def newton_steps(
     """
     scales = denoise.scales(sigma)
     x0 = denoise(x, sigma)
-    e = constraint.error(x0, sigma)
+    wish = wish_of(constraint, x0, sigma)
     length = x.new_zeros(len(x))
-    if e is None:
+    if wish is None:
         return x, x0, Steps(length, length, 0, "silent")
-    first = residual(e)
+    first = wish.residual
     for k, rate in enumerate(settings.rates()[:iterations]):
-        e = constraint.error(x0, sigma) if k else e
+        wish = wish_of(constraint, x0, sigma) if k else wish
+        e = wish.e
         if settings.residual_target:
-            above = residual(e) > settings.residual_target
+            above = wish.residual > settings.residual_target
             if not above.any():  # the one place where the host waits for the device
                 return x, x0, Steps(first, length, k, "target")
             e = e * above.reshape(-1, *(1,) * (e.ndim - 1))
@@ -136,7 +138,8 @@ def newton_steps(
         length = torch.maximum(length, step_length(rate * scales.nu, je, e, delta * scales.nu))
         d = unit_max(je)  # J e / max|J e|
         x = x + rate * scales.nu * d
-        x0 = x0 + rate * scales.data * d if settings.carry else denoise(x, sigma)
+        moved = x0 + (e if wish.whole else rate * scales.data * d)
+        x0 = moved if settings.carry else denoise(x, sigma)
     return x, x0, Steps(first, length, iterations, "iterations" if iterations == settings.iterations else "budget")
 
 

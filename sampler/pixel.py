@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .constraint import with_residual
+from .constraint import Wish
 from .denoiser import max_abs, unit_max
 from .operators.linear import LinearOperator
 from .renoise import noise_like, sample_generators
@@ -70,13 +70,13 @@ class EncoderDifference:
     """From a movement of the picture to one of x0 by forward passes only (VAE-Newton): no gradient anywhere.
 
     e = Enc(I + e_I) - Enc(I) for I = Dec(x0). The published form shortens e_I to a small step, for the encoder's
-    derivative; at its own length the direction is better: see bench/direction.py.
+    derivative; at its own length the direction is better (bench/direction.py), and x0 + e is where the wish leads.
 
     Attributes:
         decode: x0 to a picture (B, 3, ..., H, W) in [0, 1].
         encode: a picture to x0; deterministic (the encoder's mean).
         step: h, in units of the picture: an e_I whose largest magnitude is below is lengthened to it, or it would
-            drown in the encoder's rounding.
+            drown in the encoder's rounding; e is shortened in turn.
     """
 
     decode: PixelMap
@@ -86,8 +86,10 @@ class EncoderDifference:
     def __call__(self, x0: Tensor, wish: PixelMap) -> Tensor:
         picture = self.decode(x0)
         e_pixel = wish(picture)
-        e_pixel = unit_max(e_pixel) * max_abs(e_pixel).clamp(min=self.step)
-        return self.encode(picture + e_pixel) - self.encode(picture)
+        length = max_abs(e_pixel)
+        lengthened = unit_max(e_pixel) * length.clamp(min=self.step)
+        e = self.encode(picture + lengthened) - self.encode(picture)
+        return e * (length / self.step).clamp(max=1)
 
 
 def perturbed(pull: Pull, size: float, batch: int, seed: int = 0) -> Pull:
@@ -109,26 +111,32 @@ class PixelConstraint:
             before a gradient.
         pull: from x0 and the wished movement of a picture to e: an `EncoderDifference`, or the decoder's transposed
             Jacobian at x0 times the wish, which together with `descent` is -grad |y - A Dec(x0)| up to its length.
-        noise: sigma_y; a sample whose r has this rms or less is left alone, so that noise is not fitted.
+        noise: sigma_y; r is asked to shrink to this rms, no further, so that noise is not fitted.
+        whole: as in `Wish`, of the way that `lift` and `pull` go.
 
-    The residual of its e is the rms of r, in units of the picture.
+    The residual is the rms of r, in units of the picture.
     """
 
     misfit: PixelMap
     lift: PixelMap
     pull: Pull
     noise: float = 0.0
+    whole: bool = False
 
-    def error(self, x0: Tensor, sigma: float) -> Tensor:
+    def wish(self, x0: Tensor, sigma: float) -> Wish:
         sizes = []
 
         def wish(picture: Tensor) -> Tensor:
             r = self.misfit(picture)
             sizes.append(rms(r))
-            return self.lift(r * per_sample(sizes[0] > self.noise, r))
+            share = (1 - self.noise / sizes[0].clamp(min=1e-9)).clamp(min=0)
+            return self.lift(r * per_sample(share, r))
 
         e = self.pull(x0, wish)
-        return with_residual(e, sizes[0])
+        return Wish(e, sizes[0], self.whole)
+
+    def error(self, x0: Tensor, sigma: float) -> Tensor:
+        return self.wish(x0, sigma).e
 
 
 def rms(r: Tensor) -> Tensor:

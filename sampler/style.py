@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .constraint import with_residual
+from .constraint import Wish
 
 Features = Callable[[Tensor], Tensor]
 """Differentiable map from pictures (B, 3, H, W) in [0, 1] to feature tokens (B, N, C); its weights need no gradient."""
@@ -86,7 +86,7 @@ class StyleConstraint:
         """The residual, without a backward pass."""
         return self.distance(self.decode(x0))
 
-    def error(self, x0: Tensor, sigma: float) -> Tensor:
+    def wish(self, x0: Tensor, sigma: float) -> Wish:
         distances = []
 
         def wish(picture: Tensor) -> Tensor:
@@ -94,5 +94,7 @@ class StyleConstraint:
             distances.append(distance)
             return down
 
-        e = self.pull(x0, wish)
-        return with_residual(e, distances[0])
+        return Wish(self.pull(x0, wish), distances[0])
+
+    def error(self, x0: Tensor, sigma: float) -> Tensor:
+        return self.wish(x0, sigma).e

@@ -152,7 +152,7 @@ def test_residual_counts_the_elements_that_are_spoken_of():
     x0 = torch.zeros(1, *analytic.SHAPE)
     near = LatentMask(0.01 * TRUTH, WEIGHTS)
     both = WeightedSum((Term(CONSTRAINT, 0.5), Term(near)))
-    assert torch.allclose(residual(both.error(x0, 1.0)), residual(CONSTRAINT.error(x0, 1.0)))
+    assert torch.allclose(both.wish(x0, 1.0).residual, residual(CONSTRAINT.error(x0, 1.0)))
     alone = WeightedSum((Term(CONSTRAINT, 0.5), Term(near, weight=0.0)))
     assert torch.allclose(alone.error(x0, 1.0), CONSTRAINT.error(x0, 1.0))
 
