@@ -57,7 +57,7 @@ class Hold:
 
     def correct(self, x: Tensor, x0: Tensor, e: Tensor, here: Scales) -> tuple[Tensor, Tensor]:
         """x moved along e, and x0 with the known values, per sample."""
-        length = self.rate / max_abs(e).clamp(min=self.rate * here.data / GAIN)
+        length = (self.rate / max_abs(e).clamp(min=1e-30)).clamp(max=GAIN / here.data)
         return x + length * here.nu * e, x0 + e
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import analytic
+import pytest
 import torch
 from newton_pack.sampler import (
     PRESETS,
@@ -63,6 +64,13 @@ def test_mixture_comes_nearer_to_the_exact_posterior():
     stock = distance(replacement(analytic.start_noise(300, 17, LEVELS[0]), prior, truth, WEIGHTS))
     print(f"\nenergy distance to the posterior: held {held:.3f}, newton {newton:.3f}, replacement {stock:.3f}")
     assert held < newton and held < stock
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_mask_that_knows_nothing_is_free_sampling(rate):
+    nothing = LatentMask(TRUTH, torch.zeros_like(WEIGHTS))
+    free = run(replace(HELD, iterations=0), batch=2, constraint=WeightedSum(()))[0]
+    assert torch.equal(run(replace(HELD, rate_first=rate), batch=2, constraint=nothing)[0], free)
 
 
 def test_batch_of_two_is_two_batches_of_one_and_the_seed_counts():
