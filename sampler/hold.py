@@ -30,8 +30,8 @@ class Hold:
 
     Stock replacement leaves n as it was drawn, and the denoiser does not believe the known values. Here x moves along
     the error e = W (y - x0) itself, by at most `rate` nu as a Newton step does, until x0 says y by itself; the rest of
-    x0 then belongs to an x that explains y (for a Gaussian it is the exact conditional mean). The step itself is the
-    perturbation: the next level's only call applies J to it in passing.
+    x0 then belongs to an x that explains y. The step itself is the perturbation: the next level's only call applies J
+    to it in passing.
 
     Several masks share what they both know by their weights.
 
