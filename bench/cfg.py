@@ -8,23 +8,17 @@ Half-hidden emoji with their own words as prompt, on the demo checkpoint. Writes
 import argparse
 import csv
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import report
 import torch
 from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
-from methods import Entry, ours, replacement
-from pack import ROOT, sampler
+from methods import Entry, entries
+from pack import ROOT
 from targets import EMOJI, CheckpointTarget
 from tqdm import tqdm
 
-NEWTON = sampler.NewtonSettings()
-ENTRIES = (
-    Entry("ours", "fast", partial(ours, settings=sampler.PRESETS["fast"]), 1),
-    Entry("ours", "newton", partial(ours, settings=NEWTON), NEWTON.calls(1)),
-    Entry("replacement", "", replacement, 1),
-)
+COMPARED = ("ours/fast", "ours/newton", "replacement")
 
 
 def words_of(name: str) -> str:
@@ -73,7 +67,7 @@ def main() -> None:
     for cfg, levels in tqdm([(c, n) for n in opts.levels for c in opts.cfg], unit="setting"):
         target.cfg = cfg
         made: Made = {}
-        for entry in ENTRIES:
+        for entry in (e for e in entries(target.dtype) if e.label in COMPARED):
             pictures, calls = run_entry(target, entry, levels, cases)
             made[entry.label] = cases, pictures
             head = {"task": "inpaint", "model": target.name, "method": entry.method, "preset": entry.preset}

@@ -20,7 +20,7 @@ import report
 from masks import ALL_MASKS, bench_mask
 from methods import Entry, entries
 from metrics import composite, feature_measures, mse, psnr, seam, sharpness
-from targets import Target, open_target
+from targets import DTYPES, Target, open_target
 from tqdm import tqdm
 
 BATCH = 32
@@ -153,6 +153,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--masks", nargs="+", choices=list(ALL_MASKS), default=list(ALL_MASKS))
+    parser.add_argument("--dtype", choices=list(DTYPES), help="of the network (not of mnist and fashion)")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="method, preset or method/preset")
     return parser.parse_args()
 
@@ -160,10 +161,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     opts = parse()
     try:
-        target = open_target(opts.model, opts.folder)
+        target = open_target(opts.model, opts.folder, opts.dtype)
     except FileNotFoundError as e:
         sys.exit(str(e))
-    chosen = [e for e in entries(opts.levels) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
+    chosen = [e for e in entries(target.dtype) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
     fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)
     pairs = [(e, fewer if e.method.startswith("published") else cases) for e in chosen]

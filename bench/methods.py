@@ -6,7 +6,7 @@ Every method gives x0 at the end of `sigmas`, which ends in 0, and draws its noi
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 Denoiser, NewtonSettings, unit_max = sampler.Denoiser, sampler.NewtonSettings, sampler.denoiser.unit_max
 Method = Callable[..., Tensor]
-PUBLISHED_ETA1 = NewtonSettings(iterations=5, rate_last=0.1, delta=0.005, eta=1.0, carry=False)
+PUBLISHED_ETA1 = NewtonSettings(iterations=5, rate_last=0.1, eta=1.0, carry=False)
 
 
 class Chain:
@@ -38,7 +38,7 @@ class Chain:
 def ours(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings) -> Tensor:
     """The sampler of the pack."""
     constraint = sampler.LatentMask(y, mask)
-    return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta or 0.005, seed)
+    return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta, seed)
 
 
 @torch.no_grad()
@@ -124,17 +124,26 @@ class Entry:
         return f"{self.method}/{self.preset}" if self.preset else self.method
 
 
-def entries(levels: int) -> list[Entry]:
-    """Everything that is compared at `levels`; `replacement_equal_calls` gets the calls of `fast_24`."""
-    fast, newton, paper = sampler.PRESETS["fast"], NewtonSettings(), sampler.PRESETS["paper"]
+def in_dtype(settings: NewtonSettings, dtype: torch.dtype) -> NewtonSettings:
+    """With the perturbation that a network of this precision needs."""
+    return replace(settings, delta=settings.delta_for(dtype))
+
+
+def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
+    """Everything that is compared; `replacement_equal_calls` gets the calls of `fast_24`."""
+
+    def newton(method: str, preset: str, settings: NewtonSettings, calls: int, levels: int = 0) -> Entry:
+        return Entry(method, preset, partial(ours, settings=in_dtype(settings, dtype)), calls, levels=levels)
+
+    fast, step, paper = sampler.PRESETS["fast"], NewtonSettings(), sampler.PRESETS["paper"]
     reevaluated = NewtonSettings(carry=False)
     return [
-        Entry("ours", "fast", partial(ours, settings=fast), 1),
-        Entry("ours", "fast_24", partial(ours, settings=fast), 1, levels=24),
-        Entry("ours", "newton", partial(ours, settings=newton), newton.calls(1)),
-        Entry("ours", "K1", partial(ours, settings=reevaluated), reevaluated.calls(1)),
-        Entry("published", "paper", partial(ours, settings=paper), paper.calls(1)),
-        Entry("published_eta1", "", partial(ours, settings=PUBLISHED_ETA1), PUBLISHED_ETA1.calls(1)),
+        newton("ours", "fast", fast, 1),
+        newton("ours", "fast_24", fast, 1, levels=24),
+        newton("ours", "newton", step, step.calls(1)),
+        newton("ours", "K1", reevaluated, reevaluated.calls(1)),
+        newton("published", "paper", paper, paper.calls(1)),
+        newton("published_eta1", "", PUBLISHED_ETA1, PUBLISHED_ETA1.calls(1)),
         Entry("replacement", "", replacement, 1),
         Entry("replacement_equal_calls", "", replacement, 1, levels=24),
         Entry("gradient", "", gradient, 1, backward_per_level=1),

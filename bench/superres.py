@@ -22,7 +22,7 @@ from metrics import feature_measures, mse, psnr, sharpness
 from pack import ROOT, sampler
 from PIL import Image
 from superres_methods import Entry, enlarge, entries
-from targets import CheckpointTarget, open_target
+from targets import DTYPES, CheckpointTarget, open_target
 from torch import Tensor
 from tqdm import tqdm
 
@@ -188,6 +188,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--factors", nargs="+", type=int, default=[4, 8])
     parser.add_argument("--filter", choices=list(sampler.FILTERS), default="area")
     parser.add_argument("--photos", type=int, help="how many photographs, one seed")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="of the network")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="method, preset or method/preset")
     return parser.parse_args()
 
@@ -195,10 +196,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     opts = parse()
     try:
-        target = open_target(opts.model, opts.folder)
+        target = open_target(opts.model, opts.folder, opts.dtype)
     except FileNotFoundError as e:
         sys.exit(str(e))
-    chosen = [e for e in entries() if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
+    chosen = [e for e in entries(target.dtype) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
     pictures = target.truths(opts.split, opts.images)
     sets = [Cases(target, opts.split, pictures, opts.seeds, opts.factors, opts.filter)]
     if opts.photos:

@@ -7,19 +7,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from methods import Chain
+from methods import Chain, in_dtype
 from pack import sampler
 from torch import Tensor
 
 NewtonSettings = sampler.NewtonSettings
-PUBLISHED = NewtonSettings(iterations=10, rate_first=0.1, rate_last=0.1, delta=0.005, eta=None, carry=False)
+PUBLISHED = NewtonSettings(iterations=10, rate_first=0.1, rate_last=0.1, eta=None, carry=False)
 # The reconstructed variant without gradients takes larger steps; its guidance means nothing without a prompt.
-PUBLISHED_VAE = NewtonSettings(iterations=10, delta=0.005, eta=None, carry=False)
+PUBLISHED_VAE = NewtonSettings(iterations=10, eta=None, carry=False)
 
 
 def newton(denoise, x, sigmas, constraint: sampler.Constraint, seed, settings: NewtonSettings) -> Tensor:
     """The sampler of the pack."""
-    return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta or 0.005, seed)
+    return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta, seed)
 
 
 @torch.no_grad()
@@ -57,15 +57,15 @@ class Entry:
         return f"{self.method}/{self.preset}" if self.preset else self.method
 
 
-def entries() -> list[Entry]:
-    """Everything that is compared."""
-    fast = sampler.PRESETS["fast"]
+def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
+    """Everything that is compared, on a network of this precision."""
+    fast, gradient, vae = (in_dtype(s, dtype) for s in (sampler.PRESETS["fast"], PUBLISHED, PUBLISHED_VAE))
     return [
         Entry("bicubic", "", None, closed=False),
         Entry("backprojection", "", None),
         Entry("img2img", "", free, 40, strength=0.5),
-        Entry("published", "gradient", partial(newton, settings=PUBLISHED), 20, 10),
-        Entry("published", "vae", partial(newton, settings=PUBLISHED_VAE), 20),
+        Entry("published", "gradient", partial(newton, settings=gradient), 20, 10),
+        Entry("published", "vae", partial(newton, settings=vae), 20),
         Entry("ours", "gradient", partial(newton, settings=fast), 20, 1),
         Entry("ours", "fast", partial(newton, settings=fast), 20),
     ]

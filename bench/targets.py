@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 EMOJI = ROOT / "demo" / "ncs_emoji.safetensors"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Target(Protocol):
@@ -24,6 +25,7 @@ class Target(Protocol):
 
     name: str
     notes: dict[str, str]
+    dtype: torch.dtype
 
     def truths(self, split: str, count: int) -> tuple[list[str], np.ndarray]: ...
 
@@ -40,6 +42,8 @@ def start_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
 
 class SmallTarget:
     """MNIST or Fashion; the truths are draws from the model itself, other seeds for tuning than for reporting."""
+
+    dtype = torch.float32
 
     def __init__(self, name: str):
         if not small_ddpm.weights_file(name).exists():
@@ -76,12 +80,13 @@ def pictures_of(latents: Tensor) -> np.ndarray:
 class CheckpointTarget:
     """Any checkpoint ComfyUI loads, scheduler `simple`; pictures from a folder of PNG files.
 
-    `prompt`, `negative` and `cfg` may be changed; they start as none, none and 1.
+    The host chooses the network's precision unless told. `prompt`, `negative` and `cfg` may be changed; they start as
+    none, none and 1.
     """
 
     cfg = 1.0
 
-    def __init__(self, file: Path, folder: Path | None):
+    def __init__(self, file: Path, folder: Path | None, dtype: torch.dtype | None = None):
         sys.path.insert(0, os.environ["COMFYUI_PATH"])
         from comfy.cli_args import args
 
@@ -92,15 +97,19 @@ class CheckpointTarget:
         self.adapter, self.fill = comfy_adapter, fill.FILLS["extend"]
         self.name, self.folder = file.stem, folder
         self.model, clip, self.vae = comfy.sd.load_checkpoint_guess_config(
-            str(file), output_vae=True, output_clip=folder is not None and file != EMOJI
-        )[:3]
+            str(file), output_vae=True, output_clip=folder is not None and file != EMOJI,
+            model_options={"dtype": dtype} if dtype else {},
+        )[:3]  # fmt: skip
+        if dtype:
+            self.model.model.manual_cast_dtype = None  # else a CPU would compute in fp32
+        self.dtype = self.model.model.manual_cast_dtype or self.model.model.get_dtype()
         if clip is not None:
             self.prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
         else:
             self.prompt = [[torch.zeros(1, 8, 768), {"pooled_output": torch.zeros(1, 768)}]]
         self.negative = self.prompt
         self.extract, feature_name = perceptual_features()
-        self.notes = {"features": feature_name}
+        self.notes = {"features": feature_name, "network's precision": str(self.dtype).removeprefix("torch.")}
 
     def truths(self, split: str, count: int) -> tuple[list[str], np.ndarray]:
         if self.folder is not None:
@@ -199,7 +208,7 @@ def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     return extract, "EfficientNet-Lite0 0.1.0 (ImageNet), mean of the last feature map, 1280 values"
 
 
-def open_target(model: str, folder: Path | None) -> Target:
+def open_target(model: str, folder: Path | None, dtype: str | None = None) -> Target:
     if model in ("mnist", "fashion"):
         return SmallTarget(model)
-    return CheckpointTarget(EMOJI if model == "emoji" else Path(model), folder)
+    return CheckpointTarget(EMOJI if model == "emoji" else Path(model), folder, dtype and DTYPES[dtype])
