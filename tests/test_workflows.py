@@ -191,3 +191,23 @@ def test_the_demo_runs_on_the_shipped_graph(host, monkeypatch, method):
     graph = demo.METHODS[method](read(API, "inpaint_demo"), "ncs_half.png", demo.IMAGES[0])
     valid, error, _, errors = host.loop.run_until_complete(host.execution.validate_prompt("id", graph, None))
     assert valid and not errors, (error, errors)
+
+
+@pytest.mark.parametrize("name, splits", [("layers_demo", 1), ("layers_three_demo", 2)])
+def test_layers_give_the_picture_again(host, name, splits):
+    """Short runs of the shipped graphs: each split's layers, put together by its mask, are what it was given."""
+    for picture in ("ncs_layers.png", "ncs_three_layers.png"):
+        shutil.copy(ROOT / "demo" / "images" / picture, host.base / "input")
+    graph = read(API, name)
+    nodes = [number for number, n in graph.items() if n["class_type"] == "LayerDecompose"]
+    assert len(nodes) == splits
+    for number in nodes:
+        inputs = graph[number]["inputs"]
+        inputs |= {"rounds": 1, "samples": 1, "steps": 1}
+        for label, source in (("given", inputs["image"]), ("again", [number, 4])):
+            graph[f"{label}{number}"] = node("TestCapture", value=source)
+    seen = host.run(graph)
+    # Captures run in no fixed order: every picture must have an equal.
+    pictures = [(255 * t).round() for t in seen]
+    for i, p in enumerate(pictures):
+        assert any((p - q).abs().max() <= 1 for j, q in enumerate(pictures) if j != i)

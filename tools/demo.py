@@ -50,7 +50,12 @@ MEASURED = {
 # Emoji of these sizes and places, from below to above: pictures to be split again.
 LAYERED = {
     "layers": (("large_purple_square_symbols", 128, 0, 0), ("rose_animals_nature", 96, 16, 16)),
-}  # fmt: skip
+    "three_layers": (
+        ("large_green_square_symbols", 128, 0, 0),
+        ("rose_animals_nature", 64, 8, 32),
+        ("lion_face_animals_nature", 60, 60, 34),
+    ),
+}
 
 
 def node_of(graph: Graph, class_type: str) -> str:

@@ -7,11 +7,8 @@ Slots, widgets and their order come from the node definitions of a running Comfy
 graphs in it. Start it again whenever a graph, a node or the demo checkpoint has changed.
 """
 
-import copy
 import functools
-import io
 import json
-import shutil
 import sys
 import uuid
 from collections.abc import Iterator
@@ -19,8 +16,9 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from headless import PACK, ROOT, Graph, Host, HostError
-from PIL import Image, ImageDraw, ImageFont
-from run_graph import read_graph, take_images
+from PIL import Image
+from run_graph import read_graph
+from thumbnails import BORROWED, run, thumbnail
 from workflow_notes import NOTES
 
 API = ROOT / "workflows" / "api"
@@ -60,6 +58,7 @@ COLUMNS = {
         "VAEDecode",
         "NewtonConstraintReport",
     ),
+    "Box": ("SolidMask", "MaskComposite"),
     "Soft mask": ("GrowMask", "MaskToImage", "ImageBlur", "ImageToMask"),
     "Composite": ("ImageCompositeMasked", "NewtonBackProjectPixels", "PreviewAny", "SaveImage"),
 }
@@ -67,14 +66,6 @@ WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
 EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
          "PreviewAny": 90, "NewtonConstraintReport": 240, "LayerDecompose": 120}  # fmt: skip
-# What the thumbnail shows as given is the picture that enters one of these.
-GIVEN = (
-    "LatentMaskConstraint",
-    "PixelSRConstraint",
-    "PixelOperatorConstraint",
-    "PixelTargetConstraint",
-    "LayerDecompose",
-)
 
 
 def hub(repository: str, folder: str = "") -> str:
@@ -94,20 +85,6 @@ DOWNLOADS = {
         hub("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "split_files/clip_vision/"), "clip_vision",
     ),
 }  # fmt: skip
-# Graphs whose model is not shipped: what their thumbnail says, and the demo whose pictures it borrows, if there is one;
-# else the thumbnail stays as it is.
-BORROWED = {
-    "controlnet_plus_constraint_sd15": ("512 px, SD 1.5, ControlNet", "inpaint_demo"),
-    "inpaint_flux": ("1024 px, Flux dev", "inpaint_demo"),
-    "inpaint_sd15": ("512 px, SD 1.5", "inpaint_demo"),
-    "inpaint_sd35": ("1024 px, SD 3.5", "inpaint_demo"),
-    "inpaint_sdxl": ("1024 px, SDXL", "inpaint_demo"),
-    "layers_sd15": ("512 px, SD 1.5", "layers_demo"),
-    "style_sd15": ("512 px, SD 1.5", ""),
-    "superres_sd15_x8": ("512 px, SD 1.5", "superres_demo"),
-}
-THUMBNAIL, SQUARE = 512, 8  # pixels
-
 Node = dict[str, Any]
 Definitions = dict[str, dict[str, Any]]
 
@@ -226,65 +203,6 @@ def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
         "last_link_id": len(links), "nodes": [*nodes.values(), note], "links": links, "groups": groups, "config": {},
         "extra": {"ds": {"scale": 0.6, "offset": [60, 160]}}, "version": 0.4,
     }  # fmt: skip
-
-
-def node_of(graph: Graph, *class_types: str) -> str:
-    (number,) = (n for n, entry in graph.items() if entry["class_type"] in class_types)
-    return number
-
-
-def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
-    """Run a graph: the given picture, with what is to be generated as squares, and the result.
-
-    Given is the picture that enters the constraint, or the loaded one where none does.
-    """
-    graph = copy.deepcopy(graph)
-    for name, file in take_images(graph, [ROOT / "demo" / "images"]).items():
-        shutil.copyfile(file, host.base / "input" / name)
-    seen = graph[node_of(graph, *GIVEN)]["inputs"]
-    saved = node_of(graph, "SaveImage")
-    # A name of its own for each graph: what another one has saved under the same name would not be saved again.
-    name = graph[saved]["inputs"]["filename_prefix"]
-    given = seen["image"] if "image" in seen else [node_of(graph, "LoadImage"), 0]
-    graph["seen"] = {"class_type": "SaveImage", "inputs": {"images": given, "filename_prefix": f"{name}_seen"}}
-    if "mask" in seen:
-        graph["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": seen["mask"]}}
-        graph["hidden"] = {
-            "class_type": "SaveImage", "inputs": {"images": ["mask", 0], "filename_prefix": f"{name}_hidden"},
-        }  # fmt: skip
-    result = host.run(graph, show_progress=True)
-    picture, made = (on_squares(Image.open(io.BytesIO(result.file(n)))) for n in ("seen", saved))
-    if "mask" not in seen:
-        return picture.resize(made.size, Image.Resampling.NEAREST), made
-    hidden = Image.open(io.BytesIO(result.file("hidden"))).convert("L").point(lambda v: 255 * (v > 0))
-    return Image.composite(squares(picture.size), picture, hidden), made
-
-
-def on_squares(picture: Image.Image) -> Image.Image:
-    """A picture as RGB, its transparent part as squares."""
-    rgba = picture.convert("RGBA")
-    return Image.alpha_composite(squares(rgba.size).convert("RGBA"), rgba).convert("RGB")
-
-
-def squares(size: tuple[int, int]) -> Image.Image:
-    drawn = Image.new("RGB", size, "#ffffff")
-    pen = ImageDraw.Draw(drawn)
-    for y in range(0, drawn.height, SQUARE):
-        for x in range(y // SQUARE % 2 * SQUARE, drawn.width, 2 * SQUARE):
-            pen.rectangle((x, y, x + SQUARE - 1, y + SQUARE - 1), fill="#b0b0b0")
-    return drawn
-
-
-def thumbnail(before: Image.Image, after: Image.Image, label: str = "") -> Image.Image:
-    """Two pictures side by side, with a strip of text below where there is a label."""
-    half = (THUMBNAIL - SQUARE) // 2
-    height = before.height * half // before.width
-    sheet = Image.new("RGB", (THUMBNAIL, height + (32 if label else 0)), "#202020")
-    for i, picture in enumerate((before, after)):
-        sheet.paste(picture.resize((half, height), Image.Resampling.LANCZOS), (i * (half + SQUARE), 0))
-    font = ImageFont.load_default(18)
-    ImageDraw.Draw(sheet).text((THUMBNAIL // 2, height + 16), label, "white", font, "mm")
-    return sheet
 
 
 def main() -> None:

@@ -222,6 +222,16 @@ pixels in `fixed_1` and `fixed_2`.
 Put together, the layers give the image again, exactly. The small model tells few of its emoji apart: try other \
 pictures with a large model.
 """,
+    "layers_three_demo": f"""## An image as three layers
+
+{DEMO}
+
+**Layers.** The first split takes the lion off; the second splits what is left, as it was completed, into two. Any \
+number of layers can be taken off in turn.
+
+**Help.** A box in `fixed_2` tells the first split that the rose does not belong to the lion: under its prompt the small \
+model would take both. A mask painted in the MaskEditor does as well.
+""",
     "layers_sd15": """## An image as two layers with Stable Diffusion 1.5
 
 Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB); the editor offers the download. Any other \
