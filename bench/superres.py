@@ -64,9 +64,9 @@ class Cases:
     """All (factor, picture, seed) triples in that order, and what is given of each."""
 
     def __init__(self, target: CheckpointTarget, split: str, pictures: tuple[list[str], np.ndarray], seeds: int,
-                 factors: list[int], filter: str):  # fmt: skip
+                 factors: list[int], filter: str, noise: float):  # fmt: skip
         self.names, self.pictures = pictures
-        self.split, self.seeds, self.factors, self.filter = split, seeds, factors, filter
+        self.split, self.seeds, self.factors, self.filter, self.noise = split, seeds, factors, filter, noise
         self.per_factor = len(self.names) * seeds
         self.index = [(f, i, s) for f in factors for i in range(len(self.names)) for s in range(seeds)]
         self.truth = self.pictures[[i for _, i, _ in self.index]]
@@ -78,11 +78,13 @@ class Cases:
         return [slice(k, min(k + BATCH, first + self.per_factor)) for k in range(first, first + self.per_factor, BATCH)]
 
     def given(self, factor: int, part: slice) -> tuple[sampler.Resample, Tensor]:
-        """A and y; what is measured is an 8-bit picture, as a user has it."""
+        """A and y; what is measured is an 8-bit picture, as a user has it, with noise where asked."""
         truth = torch.from_numpy(self.truth[part]).float().movedim(-1, 1)
         low = (truth.shape[-2] // factor, truth.shape[-1] // factor)
         operator = sampler.Resample.by_factor(low, factor, self.filter)
-        return operator, (255 * operator.A(truth)).round().clamp(0, 255) / 255
+        y = operator.A(truth)
+        y = y + self.noise * torch.randn(y.shape, generator=torch.Generator().manual_seed(part.start))
+        return operator, (255 * y).round().clamp(0, 255) / 255
 
 
 def run_entry(target: CheckpointTarget, entry: Entry, cases: Cases, bar: tqdm) -> tuple[np.ndarray, np.ndarray, dict]:
@@ -95,10 +97,10 @@ def run_entry(target: CheckpointTarget, entry: Entry, cases: Cases, bar: tqdm) -
             operator, y = cases.given(factor, part)
             measured, size = sampler.Measured(operator, y), cases.pictures.shape[1:3]
             upscaled = F.interpolate(y, size, mode="bicubic").clamp(0, 1)
-            spec = PixelSpec(measured, target.vae, size, len(y))
+            spec = PixelSpec(measured, target.vae, size, len(y), cases.noise)
             picture, calls = enlarge(target, entry, spec, upscaled, cases.noise_seeds[part])
             residuals.append(measured.misfit(picture).square().mean((1, 2, 3)).sqrt())
-            picture = sampler.back_project(measured, picture) if entry.closed else picture
+            picture = sampler.back_project(measured, picture, cases.noise) if entry.closed else picture
             closed.append((255 * picture).round() / 255)
             bar.update(len(y))
     seconds = (time.perf_counter() - start) / len(cases.index)
@@ -187,6 +189,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
     parser.add_argument("--factors", nargs="+", type=int, default=[4, 8])
     parser.add_argument("--filter", choices=list(sampler.FILTERS), default="area")
+    parser.add_argument("--noise", type=float, default=0.0, help="sigma_y of the given picture, of white 1")
     parser.add_argument("--photos", type=int, help="how many photographs, one seed")
     parser.add_argument("--dtype", choices=list(DTYPES), help="of the network")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="method, preset or method/preset")
@@ -201,10 +204,11 @@ def main() -> None:
         sys.exit(str(e))
     chosen = [e for e in entries(target.dtype) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
     pictures = target.truths(opts.split, opts.images)
-    sets = [Cases(target, opts.split, pictures, opts.seeds, opts.factors, opts.filter)]
+    asked = opts.factors, opts.filter, opts.noise
+    sets = [Cases(target, opts.split, pictures, opts.seeds, *asked)]
     if opts.photos:
         photos = read_photos(opts.photos, pictures[1].shape[1])
-        sets.append(Cases(target, "photos", photos, 1, opts.factors, opts.filter))
+        sets.append(Cases(target, "photos", photos, 1, *asked))
     opts.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for cases in sets:

@@ -42,6 +42,7 @@ class Entry:
         backward_per_level: decoder backward passes; 0 = the error direction needs none.
         strength: where to start: 1 = noise alone, below: the enlarged picture with noise, as the host's `denoise`.
         closed: whether the closing back-projection follows.
+        perturbation: noise on the estimate from which the way is sought, as published against blur.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Entry:
     backward_per_level: int = 0
     strength: float = 1.0
     closed: bool = True
+    perturbation: float = 0.0
 
     @property
     def label(self) -> str:
@@ -68,6 +70,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("published", "vae", partial(newton, settings=vae), 20),
         Entry("ours", "gradient", partial(newton, settings=fast), 20, 1),
         Entry("ours", "fast", partial(newton, settings=fast), 20),
+        Entry("ours", "fast_perturbed", partial(newton, settings=fast), 20, perturbation=0.1),
     ]
 
 
@@ -80,7 +83,8 @@ def enlarge(target: Any, entry: Entry, spec: Any, upscaled: Tensor, seeds: list[
     """
     if entry.run is None:
         return upscaled, 0
-    spec = replace(spec, direction="decoder gradient" if entry.backward_per_level else "forward only")
+    direction = "decoder gradient" if entry.backward_per_level else "forward only"
+    spec = replace(spec, direction=direction, perturbation=entry.perturbation)
     with torch.no_grad():
         start = target.vae.encode(upscaled.movedim(1, -1))
 

@@ -229,8 +229,8 @@ pictures with a large model.
 **Layers.** The first split takes the lion off; the second splits what is left, as it was completed, into two. Any \
 number of layers can be taken off in turn.
 
-**Help.** A box in `fixed_2` tells the first split that the rose does not belong to the lion: under its prompt the small \
-model would take both. A mask painted in the MaskEditor does as well.
+**Help.** A box in `fixed_2` tells the first split that the rose does not belong to the lion: under its prompt the \
+small model would take both. A mask painted in the MaskEditor does as well.
 """,
     "layers_sd15": """## An image as two layers with Stable Diffusion 1.5
 
