@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import itertools
 import json
 import math
 import platform
@@ -121,7 +122,8 @@ def draw_methods(axis: Any, rows: list[dict], key: str) -> None:
             axis.axhline(mean, ls=("--", ":")[k % 2], color="grey", label=name)
             continue
         axis.errorbar(group[0]["calls"], mean, spread, fmt="os^vD<>pP*X"[k % 11], capsize=3, label=name, ms=8)
-    ticks = sorted({r["calls"] for r in rows} - {0})
+    calls = sorted({r["calls"] for r in rows} - {0})
+    ticks = [low for low, high in itertools.pairwise([*calls, math.inf]) if high > 1.05 * low]  # no overlap
     axis.set(xscale="log", xlabel="model calls")
     axis.set_xticks(ticks, [str(t) for t in ticks], rotation=60)
     axis.minorticks_off()

@@ -213,8 +213,8 @@ encoder. cfg 3 as published: more follows the prompt closer.
 **Prompt.** One for each layer: what lies above and what lies below.
 
 **Layers.** In each of six rounds the model is asked what it expects of either layer, and every cell goes to the layer \
-that expects it better. The mask is shown as it converges. What is hidden in a layer is painted at the end. 136 model \
-calls in all, half as many where the samples fit into memory together.
+that expects it better. The mask is shown as it converges. What is hidden in a layer is painted at the end. 116 model \
+calls in all, 44 where the samples fit into memory together.
 
 **Help it** with a starting mask (a box or a rough scribble in the MaskEditor, connected to `mask`), or with certain \
 pixels in `fixed_1` and `fixed_2`.
