@@ -15,7 +15,7 @@ import torch
 from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
 from methods import Entry, entries
 from pack import ROOT
-from targets import EMOJI, CheckpointTarget
+from targets import EMOJI, CheckpointTarget, add_dtype
 from tqdm import tqdm
 
 COMPARED = ("ours/fast", "ours/newton", "replacement")
@@ -55,12 +55,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cfg", nargs="+", type=float, default=[1, 4, 8, 12])
     parser.add_argument("--levels", nargs="+", type=int, default=[20, 8, 4])
     parser.add_argument("--checkpoint", type=Path, default=EMOJI)
+    add_dtype(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     opts = parse()
-    target = CheckpointTarget(opts.checkpoint, None)
+    target = CheckpointTarget(opts.checkpoint, dtype=opts.dtype)
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
     rows: list[dict] = []
     opts.out.mkdir(parents=True, exist_ok=True)

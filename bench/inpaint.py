@@ -20,7 +20,7 @@ import report
 from masks import ALL_MASKS, bench_mask
 from methods import Entry, entries
 from metrics import composite, feature_measures, mse, psnr, seam, sharpness
-from targets import DTYPES, CheckpointTarget, Target, open_target
+from targets import CheckpointTarget, Target, add_dtype, open_target
 from tqdm import tqdm
 
 BATCH = 32
@@ -153,7 +153,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--masks", nargs="+", choices=list(ALL_MASKS), default=list(ALL_MASKS))
-    parser.add_argument("--dtype", choices=list(DTYPES), help="of the network (not of mnist and fashion)")
+    add_dtype(parser)
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="method, preset or method/preset")
     return parser.parse_args()
 

@@ -20,7 +20,7 @@ import torch
 from layer_cases import Composite, baselines, emoji_composites, small_composites
 from newton_pack.sampler.recompose import guided_filter
 from pack import sampler
-from targets import EMOJI, CheckpointTarget, latents_of, pictures_of
+from targets import EMOJI, CheckpointTarget, add_dtype, latents_of, pictures_of
 from torch import Tensor
 from tqdm import tqdm
 
@@ -71,8 +71,8 @@ def run_small(cases: list[Composite], seed: int, settings: sampler.LayerSettings
 class Checkpoint:
     """The node's own path, prompts from the emoji's words."""
 
-    def __init__(self, file: Path, cfg: float):
-        self.target, self.cfg = CheckpointTarget(file, None), cfg
+    def __init__(self, file: Path, cfg: float, dtype: str | None):
+        self.target, self.cfg = CheckpointTarget(file, dtype=dtype), cfg
         from newton_pack.nodes import layers
         from newton_pack.nodes.word_vectors import embed_words
 
@@ -193,6 +193,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
     parser.add_argument("--kinds", nargs="+", help="half, disc; small: ink; emoji: square, over, photo")
     parser.add_argument("--only", nargs="+", metavar="METHOD", choices=[*VARIANTS, "swapped"])
+    add_dtype(parser)
     return parser.parse_args()
 
 
@@ -206,7 +207,7 @@ def main() -> None:
             drawn = [pictures_of(small_ddpm.draw_pictures(n, opts.images, seed)) for n in ("mnist", "fashion")]
             run, groups = run_small, {k: small_composites(k, *drawn) for k in kinds}
         else:
-            run = Checkpoint(EMOJI if opts.model == "emoji" else Path(opts.model), opts.cfg)
+            run = Checkpoint(EMOJI if opts.model == "emoji" else Path(opts.model), opts.cfg, opts.dtype)
             groups = {k: emoji_composites(k, opts.split, opts.images) for k in kinds}
     except FileNotFoundError as e:
         sys.exit(str(e))

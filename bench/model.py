@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from metrics import paired_interval
 from report import draw_sheet, to_bytes
-from targets import EMOJI, CheckpointTarget, start_noise, training_emoji
+from targets import EMOJI, CheckpointTarget, add_dtype, start_noise, training_emoji
 from torch import Tensor
 from tqdm import tqdm
 
@@ -170,9 +170,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=EMOJI)
     parser.add_argument("--seeds", type=int, default=8, help="samples per prompt")
     parser.add_argument("--repeats", type=int, default=8, help="noise draws per picture and noise band")
+    add_dtype(parser)
     opts = parser.parse_args()
     opts.out.mkdir(parents=True, exist_ok=True)
-    target = CheckpointTarget(opts.checkpoint, None)
+    target = CheckpointTarget(opts.checkpoint, dtype=opts.dtype)
     names, held = target.truths("heldout", 10**6)
     psnr = vae_psnr(target, held)
     free = [

@@ -20,7 +20,7 @@ import torch
 from efficientnet import load_network, patch_tokens
 from metrics import energy_distance, mean_pairwise
 from pack import ROOT, sampler
-from targets import EMOJI, CheckpointTarget, read_pictures, start_noise
+from targets import EMOJI, CheckpointTarget, add_dtype, read_pictures, start_noise
 from torch import Tensor
 from tqdm import tqdm
 
@@ -112,7 +112,7 @@ class Bench:
     """The model, the feature network, and the pictures that are compared with."""
 
     def __init__(self, opts: argparse.Namespace):
-        self.opts, self.target, self.network = opts, CheckpointTarget(EMOJI, None), load_network()
+        self.opts, self.target, self.network = opts, CheckpointTarget(EMOJI, dtype=opts.dtype), load_network()
         from newton_pack.nodes import style, words
 
         self.style, self.words, self.rows = style, words, heldout()
@@ -228,6 +228,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--second-block", type=int, default=2, help="for the measure that no method optimises")
     parser.add_argument("--normalisation", choices=list(sampler.NORMALISATIONS), default="none")
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="beside plain: method, preset or method/preset")
+    add_dtype(parser)
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ from metrics import feature_measures, mse, psnr, sharpness
 from pack import ROOT, sampler
 from PIL import Image
 from superres_methods import Entry, enlarge, entries
-from targets import DTYPES, CheckpointTarget, open_target
+from targets import CheckpointTarget, add_dtype, open_target
 from torch import Tensor
 from tqdm import tqdm
 
@@ -191,7 +191,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--filter", choices=list(sampler.FILTERS), default="area")
     parser.add_argument("--noise", type=float, default=0.0, help="sigma_y of the given picture, of white 1")
     parser.add_argument("--photos", type=int, help="how many photographs, one seed")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="of the network")
+    add_dtype(parser)
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="method, preset or method/preset")
     return parser.parse_args()
 

@@ -1,5 +1,6 @@
 """The models that are measured, behind one face: pictures and masks in, pictures out."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +19,10 @@ from torch import Tensor
 
 EMOJI = ROOT / "demo" / "ncs_emoji.safetensors"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", choices=list(DTYPES), help="of the network; else what the host chooses")
 
 
 class Target(Protocol):
@@ -86,7 +91,7 @@ class CheckpointTarget:
 
     cfg = 1.0
 
-    def __init__(self, file: Path, folder: Path | None, dtype: torch.dtype | None = None):
+    def __init__(self, file: Path, folder: Path | None = None, dtype: str | None = None):
         sys.path.insert(0, os.environ["COMFYUI_PATH"])
         from comfy.cli_args import args
 
@@ -98,7 +103,7 @@ class CheckpointTarget:
         self.name, self.folder = file.stem, folder
         self.model, clip, self.vae = comfy.sd.load_checkpoint_guess_config(
             str(file), output_vae=True, output_clip=folder is not None and file != EMOJI,
-            model_options={"dtype": dtype} if dtype else {},
+            model_options={"dtype": DTYPES[dtype]} if dtype else {},
         )[:3]  # fmt: skip
         if dtype:
             self.model.model.manual_cast_dtype = None  # else a CPU would compute in fp32
@@ -211,4 +216,4 @@ def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
 def open_target(model: str, folder: Path | None, dtype: str | None = None) -> Target:
     if model in ("mnist", "fashion"):
         return SmallTarget(model)
-    return CheckpointTarget(EMOJI if model == "emoji" else Path(model), folder, dtype and DTYPES[dtype])
+    return CheckpointTarget(EMOJI if model == "emoji" else Path(model), folder, dtype)

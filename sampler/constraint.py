@@ -33,12 +33,19 @@ class Wish(NamedTuple):
     Attributes:
         e: error direction, see `Constraint.error`.
         residual: how far each sample is from the constraint, in its own units, (B,).
-        whole: e is the movement itself, so that x0 + e satisfies the constraint; else only its direction counts.
+        movement: of x0, so that x0 + movement satisfies the constraint; None where only a direction, e, is known.
+        partial: the movement satisfies some terms of a sum only.
     """
 
     e: Tensor
     residual: Tensor
-    whole: bool = False
+    movement: Tensor | None = None
+    partial: bool = False
+
+    def only(self, samples: Tensor) -> "Wish":
+        """Nothing for samples that are False, (B,)."""
+        keep = samples.reshape(-1, *(1,) * (self.e.ndim - 1))
+        return self._replace(e=self.e * keep, movement=None if self.movement is None else self.movement * keep)
 
 
 def wish_of(constraint: Constraint, x0: Tensor, sigma: float) -> Wish | None:
@@ -71,7 +78,7 @@ class Term:
 class WeightedSum:
     """e = sum_i a_i e_i / max|e_i|, per sample. J is linear, so one perturbation serves all of them.
 
-    Its residual is the largest of its active terms.
+    Its residual is the largest of its active terms, its movement the weighted mean of those that are known.
     """
 
     terms: tuple[Term, ...]
@@ -90,7 +97,10 @@ class WeightedSum:
         if len(wishes) < 2:
             return wishes[0][1] if wishes else None
         e = sum(weight * unit_max(wish.e) for weight, wish in wishes)
-        return Wish(e, torch.stack([wish.residual for _, wish in wishes]).amax(0))
+        known = [(weight, wish.movement) for weight, wish in wishes if wish.movement is not None]
+        movement = sum(a * m for a, m in known) / sum(a for a, _ in known) if known else None
+        residuals = torch.stack([wish.residual for _, wish in wishes])
+        return Wish(e, residuals.amax(0), movement, partial=len(known) < len(wishes))
 
     def error(self, x0: Tensor, sigma: float) -> Tensor | None:
         wish = self.wish(x0, sigma)

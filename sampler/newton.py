@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .constraint import Constraint, wish_of
+from .constraint import Constraint, Wish, wish_of
 from .denoiser import Denoiser, max_abs, unit_max
 from .jvp import forward_difference
 
@@ -26,8 +26,7 @@ class NewtonSettings:
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
-        carry: move x0 together with x (by e, where that is the whole movement) instead of evaluating the denoiser
-            again: two calls a level for K = 1.
+        carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
         max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
         conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
@@ -128,19 +127,27 @@ def newton_steps(
     first = wish.residual
     for k, rate in enumerate(settings.rates()[:iterations]):
         wish = wish_of(constraint, x0, sigma) if k else wish
-        e = wish.e
         if settings.residual_target:
             above = wish.residual > settings.residual_target
             if not above.any():  # the one place where the host waits for the device
                 return x, x0, Steps(first, length, k, "target")
-            e = e * above.reshape(-1, *(1,) * (e.ndim - 1))
+            wish = wish.only(above)
+        e = wish.e
         je = forward_difference(denoise, x, sigma, x0, e, delta)  # J e * (delta nu / max|e|)
         length = torch.maximum(length, step_length(rate * scales.nu, je, e, delta * scales.nu))
         d = unit_max(je)  # J e / max|J e|
         x = x + rate * scales.nu * d
-        moved = x0 + (e if wish.whole else rate * scales.data * d)
-        x0 = moved if settings.carry else denoise(x, sigma)
+        x0 = x0 + carried(rate * scales.data * d, wish) if settings.carry else denoise(x, sigma)
     return x, x0, Steps(first, length, iterations, "iterations" if iterations == settings.iterations else "budget")
+
+
+def carried(step: Tensor, wish: Wish) -> Tensor:
+    """What x0 takes of a step: the movement that the wish knows in full; what else e asks for, across it."""
+    m = wish.movement
+    if m is None or not wish.partial:
+        return step if m is None else m
+    along = (step * m).flatten(1).sum(1) / m.square().flatten(1).sum(1).clamp(min=1e-30)
+    return step + (1 - along).reshape(-1, *(1,) * (step.ndim - 1)) * m
 
 
 def step_length(step: float, je: Tensor, e: Tensor, perturbation: float) -> Tensor:

@@ -112,7 +112,7 @@ class PixelConstraint:
         pull: from x0 and the wished movement of a picture to e: an `EncoderDifference`, or the decoder's transposed
             Jacobian at x0 times the wish, which together with `descent` is -grad |y - A Dec(x0)| up to its length.
         noise: sigma_y; r is asked to shrink to this rms, no further, so that noise is not fitted.
-        whole: as in `Wish`, of the way that `lift` and `pull` go.
+        whole: `lift` and `pull` lead to where the measurement holds, so that e is the wish's movement.
 
     The residual is the rms of r, in units of the picture.
     """
@@ -133,7 +133,7 @@ class PixelConstraint:
             return self.lift(r * per_sample(share, r))
 
         e = self.pull(x0, wish)
-        return Wish(e, sizes[0], self.whole)
+        return Wish(e, sizes[0], e if self.whole else None)
 
     def error(self, x0: Tensor, sigma: float) -> Tensor:
         return self.wish(x0, sigma).e

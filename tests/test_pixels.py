@@ -5,12 +5,15 @@ import pytest
 import torch
 from newton_pack.sampler import (
     EncoderDifference,
+    LatentMask,
     Measured,
     NewtonSettings,
     PixelConstraint,
     PixelMask,
     Resample,
     Target,
+    Term,
+    WeightedSum,
     back_project,
     gaussian_kernel,
     grey,
@@ -159,6 +162,27 @@ def test_an_estimate_moved_by_the_whole_e_ends_on_the_measurement():
         left[whole] = residual(m.misfit(out)).mean().item()
     print(f"\nrms left by whole: {left}")
     assert left[True] < 1e-6 < left[False]
+
+
+def test_in_a_sum_the_measurement_still_holds_and_the_other_term_acts():
+    """A measurement with Newton steps for a mask: nearer to it than by the joint step, and to the mask than alone."""
+    prior = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
+    truth, operator, half = prior.draw(1, 12), Resample.by_factor((4, 4), 2, "area"), torch.zeros(1, 1, 8, 8)
+    half[..., :4] = 1
+    m, mask = Measured(operator, operator.A(truth)), LatentMask(truth.expand(8, -1, -1, -1), half)
+    pull = EncoderDifference(lambda t: t, lambda t: t, 0.005)
+
+    def run(whole, *others):
+        pixels = PixelConstraint(m.misfit, m.correction, pull, whole=whole)
+        both = WeightedSum((Term(pixels), *map(Term, others)))
+        x = analytic.start_noise(8, 3, analytic.LEVELS[0])
+        out = sample_constrained(prior.denoiser(), x, analytic.LEVELS, both, NewtonSettings(), 0.005)
+        return residual(m.misfit(out)).mean().item(), residual(mask.error(out, 0.0)).mean().item()
+
+    alone, joint, kept = run(True), run(False, mask), run(True, mask)
+    print(f"\nleft of measurement and mask: alone {alone}, joint {joint}, kept {kept}")
+    assert kept[0] < 0.8 * joint[0]
+    assert kept[1] < 0.8 * alone[1]
 
 
 @pytest.mark.parametrize("name", OPERATORS)

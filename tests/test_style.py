@@ -80,7 +80,7 @@ def test_the_direction_in_the_latent_lowers_the_distance():
     wish = style.wish(x0, 1.0)
     before, after = style.distance(codec(x0)), style.distance(codec(x0 + 0.02 * unit_max(wish.e)))
     assert (after < before).all()
-    assert torch.allclose(wish.residual, before) and not wish.whole
+    assert torch.allclose(wish.residual, before) and wish.movement is None
 
 
 def test_it_works_under_inference_mode():
