@@ -77,7 +77,7 @@ def main() -> None:
         sheets = opts.out / f"levels_{levels}_cfg_{cfg:g}"
         sheets.mkdir(exist_ok=True)
         write_sheets(sheets, cases, made)
-    layout = replace(LAYOUT, name="cfg", sections=("levels", "cfg"), baseline="replacement", plotted=())
+    layout = replace(LAYOUT, name="cfg", sections=("levels", "cfg"), baselines=("replacement",), plotted=())
     report.write(opts.out, layout, report.heading("cfg", opts, target.notes), rows)
 
 

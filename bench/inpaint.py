@@ -50,7 +50,7 @@ LAYOUT = report.Layout(
         ("seam_error", "|seam - seam of the truth|"),
         ("diversity", "diversity over seeds"),
     ),
-    baseline="replacement_equal_calls",
+    baselines=("replacement_equal_calls", "published_eta1"),
     compared=("hidden_feature_distance", "energy_score", "seam_error", "hidden_pixel_mse", "diversity"),
 )
 

@@ -49,7 +49,7 @@ LAYOUT = report.Layout(
     "prompts exchanged, scored with the layers exchanged back: equal to ours if the prompts decide. otsu, kmeans and "
     "grabcut (a box 10 % inside the frame) know no layer 1: the better of mask and inverse is scored, with the truth.",
     plotted=(("mask_iou_telling", "IoU where the layers differ"), ("right", "pixels right where the layers differ")),
-    baseline="kmeans",
+    baselines=("kmeans",),
     compared=("mask_mae", "mask_iou_telling", "right"),
     sections=("mask",),
 )

@@ -31,7 +31,7 @@ class Layout:
         columns: (key, digits, heading).
         reading: how to read the table.
         plotted: (key, title).
-        baseline: the method to which the others are compared.
+        baselines: the methods to which the others are compared.
         compared: keys of that comparison.
         sections: keys whose values get a table each.
     """
@@ -40,7 +40,7 @@ class Layout:
     columns: tuple[tuple[str, int, str], ...]
     reading: str
     plotted: tuple[tuple[str, str], ...]
-    baseline: str
+    baselines: tuple[str, ...]
     compared: tuple[str, ...]
     sections: tuple[str, ...] = ()
 
@@ -96,9 +96,9 @@ def table(layout: Layout, rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def comparison(layout: Layout, rows: list[dict]) -> str:
-    """Paired differences to the baseline; negative is better, diversity aside."""
-    groups, base = by_method(rows), layout.baseline
+def comparison(layout: Layout, rows: list[dict], base: str) -> str:
+    """Paired differences to a baseline; negative is better, diversity aside."""
+    groups = by_method(rows)
     if base not in groups or layout.compared[0] not in rows[0]:
         return ""
     lines = ["| method | " + " | ".join(layout.compared) + " |", "|---|" + "---|" * len(layout.compared)]
@@ -183,11 +183,14 @@ def as_lines(head: dict[str, Any], rows: list[dict]) -> str:
 
 def write(out: Path, layout: Layout, head: dict[str, Any], rows: list[dict]) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    if not torch.cuda.is_available():  # what a CPU takes says little
+        rows = [{k: v for k, v in r.items() if k != "seconds"} for r in rows]
     (out / f"{layout.name}.json").write_text(as_lines(head, rows), encoding="utf-8")
     notes = "".join(f"- {k}: {v}\n" for k, v in head["versions"].items())
     body = f"`{head['command']}`, {head['date']}\n\n{notes}\n{layout.reading}\n"
     for name, part in layout.parts(rows).items():
-        body += (f"\n## {name}\n" if name else "") + f"\n{table(layout, part)}{comparison(layout, part)}\n"
+        compared = "".join(comparison(layout, part, base) for base in layout.baselines)
+        body += (f"\n## {name}\n" if name else "") + f"\n{table(layout, part)}{compared}\n"
     (out / f"{layout.name}.md").write_text(body, encoding="utf-8")
     if layout.plotted:
         plot(layout, rows, out / f"{layout.name}.png")

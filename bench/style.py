@@ -54,7 +54,7 @@ LAYOUT = report.Layout(
         ("content_score", "content"),
         ("diversity", "diversity over seeds"),
     ),
-    baseline="published/paper",
+    baselines=("published/paper",),
     compared=("style_ratio", "second_layer_ratio", "content_score", "diversity"),
 )
 

@@ -54,7 +54,7 @@ LAYOUT = report.Layout(
         ("psnr", "PSNR, dB"),
         ("diversity", "diversity over seeds"),
     ),
-    baseline="published/gradient",
+    baselines=("published/gradient",),
     compared=("hidden_feature_distance", "energy_score", "hidden_pixel_mse", "diversity"),
     sections=("split", "factor"),
 )
