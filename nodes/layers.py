@@ -60,7 +60,10 @@ def split(
     model: Any, latent: Tensor, prompts: list[Any], negative: Any, cfg: float, seed: int, rounds: int,
     steps: int, settings: LayerSettings, prior: Tensor,
 ) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
-    """The mask after each round, (B, 1, h, w) each, and both layers (B, C, h, w) in the VAE's coordinates."""
+    """The mask after each round, (B, 1, h, w) each, and both layers (B, C, h, w) in the VAE's coordinates.
+
+    The mask is inferred without guidance: it compares probabilities, and what a guided model expects is none.
+    """
     masks, layers = [], []
     at_once = samples_at_once(model, latent.shape, settings.samples)
     batches = -(-settings.samples // at_once)
@@ -77,12 +80,12 @@ def split(
             turns.show(m[0, 0])
 
         delta = settings.newton.delta_for(turns.dtype)
-        m = infer_mask(turns.denoisers, image, spread, settings, delta, seed, prior, on_round)
-        whole = paint_layers(turns.denoisers, image, m, levels, seed)
+        m = infer_mask(turns.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round)
+        whole = paint_layers(turns.denoisers(cfg), image, m, levels, seed)
         layers.extend(space.process_out(layer) for layer in whole)
 
     shape = torch.Size([at_once * len(latent), *latent.shape[1:]])
-    sample_in_turns(model, prompts, negative, cfg, shape, levels, seed, calls, method)
+    sample_in_turns(model, prompts, negative, shape, levels, seed, calls, method)
     return masks, layers
 
 
@@ -101,7 +104,7 @@ class LayerDecompose(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Conditioning.Input("layer_1", tooltip="What the first layer (mask white) shows, as a prompt."),
                 io.Conditioning.Input("layer_2", tooltip="What the second layer (mask black) shows, as a prompt."),
-                io.Conditioning.Input("negative", tooltip="What neither layer shows. Has no effect at cfg 1."),
+                io.Conditioning.Input("negative", tooltip="What is not to be painted. Has no effect at cfg 1."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -117,8 +120,7 @@ class LayerDecompose(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Guidance scale: how much the prompts count. 1 switches it off and halves the network "
-                    "evaluations.",
+                    tooltip="Guidance scale of the painting at the end. The mask is found without guidance.",
                 ),
                 io.Int.Input(
                     "rounds",

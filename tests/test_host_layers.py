@@ -57,7 +57,7 @@ def test_outputs_cost_and_exact_recomposition(host, graph):
         assert (put_together - (255 * given).round()).abs().max() <= 1
 
 
-def test_same_seed_same_bytes_and_cfg_calls_for_the_negative_prompt(host, graph):
+def test_same_seed_same_bytes_and_cfg_guides_the_painting_alone(host, graph):
     first, _ = run(host, graph)
     graph["layers"]["inputs"] |= {"seed": 2}
     assert not torch.equal(first["rounds"], run(host, graph)[0]["rounds"])
@@ -67,7 +67,8 @@ def test_same_seed_same_bytes_and_cfg_calls_for_the_negative_prompt(host, graph)
     assert all(torch.equal(first[n], again[n]) for n in OUTPUTS)
     graph["layers"]["inputs"] |= {"cfg": 3.0}
     guided, guided_calls = run(host, graph)
-    assert sum(guided_calls) == 2 * sum(calls) and not torch.equal(first["rounds"], guided["rounds"])
+    assert sum(guided_calls) == sum(calls) + 2 * 2  # the negative prompt in 2 steps of 2 layers
+    assert torch.equal(first["rounds"], guided["rounds"]) and not torch.equal(first["layer_1"], guided["layer_1"])
 
 
 def test_samples_come_in_turns_where_memory_is_short(host, graph, monkeypatch):

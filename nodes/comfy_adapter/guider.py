@@ -65,13 +65,13 @@ class Turns(NamedTuple):
     """What a method gets to work with inside the run.
 
     Attributes:
-        denoisers: one for each prompt.
+        denoisers: one for each prompt, at a guidance scale.
         space: coordinates of the run.
         dtype: precision of the network.
         show: makes a mask (h, w) in [0, 1] the node's preview.
     """
 
-    denoisers: list[Denoiser]
+    denoisers: Callable[[float], list[Denoiser]]
     space: LatentSpace
     dtype: torch.dtype
     show: Callable[[Tensor], None]
@@ -93,7 +93,6 @@ def sample_in_turns(
     model: Any,
     prompts: Sequence[Any],
     negative: Any,
-    cfg: float,
     shape: torch.Size,
     levels: list[float],
     seed: int,
@@ -121,11 +120,11 @@ def sample_in_turns(
         extra_args, memory = extra_args | {"model_options": options}, GuidanceMemory(options)
         guider, base, progress = model_k.inner_model, model_k.inner_model.inner_model, Progress(calls, len(x))
 
-        def take_turn(turn: int, x: Tensor, sigma: Tensor) -> Tensor:
+        def take_turn(turn: int, cfg: float, x: Tensor, sigma: Tensor) -> Tensor:
             out = []
             for part, level in zip(x.split(shape[0]), sigma.split(shape[0]), strict=True):
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                guider.turn = turn
+                guider.turn, guider.cfg = turn, cfg
                 memory.before_call(level)
                 out.append(model_k(part, level, **extra_args))
                 progress.tick()
@@ -134,14 +133,16 @@ def sample_in_turns(
         to_sigma = base.model_sampling.percent_to_sigma
         space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
         scales = measured_scales(base.model_sampling)
-        denoisers = [Denoiser(partial(take_turn, i), scales) for i in range(len(prompts))]
+
+        def denoisers(cfg: float) -> list[Denoiser]:
+            return [Denoiser(partial(take_turn, i, cfg), scales) for i in range(len(prompts))]
+
         with progress.console:
             method(Turns(denoisers, space, base.manual_cast_dtype or base.get_dtype(), progress.show))
         return x
 
     guider = PromptGuider(model)
     guider.set_prompts(prompts, negative)
-    guider.set_cfg(cfg)
     empty = torch.zeros(shape)
     sampler = comfy.samplers.KSAMPLER(function)
     guider.sample(empty, empty, sampler, torch.tensor(levels), disable_pbar=True, seed=seed)
