@@ -30,6 +30,14 @@ def test_report_says_what_the_network_was_asked(host, graph):
     assert "4 of 4 levels corrected in full" in report.summary()
 
 
+def test_calls_are_counted_without_a_progress_bar(host, graph, monkeypatch):
+    import comfy.utils
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", False)
+    (report,) = host.run(graph)
+    assert report.calls == len(CountNode.batches) == 4
+
+
 def host_pictures(count):
     from graphs import picture
 

@@ -130,15 +130,18 @@ def newton_function(
     extra_args = extra_args | {"denoise_mask": None, "model_options": evaluations.watch(options)}
     delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
     recorder, driven = Recorder(len(levels) - 1, x), driver_calls * sum(sigma > 0 for sigma in levels[1:])
+    calls, total = 0, settings.calls(len(levels) - 1, driven)
 
     def call(x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Tensor:
+        nonlocal calls
         comfy.model_management.throw_exception_if_processing_interrupted()
         memory.before_call(sigma)
         stay_loaded(model_k.inner_model.model_patcher)
         x0 = model_k(x, sigma, **extra_args | {"model_options": options})
-        bar.update()
+        calls += 1
+        bar.update()  # counts nothing where progress bars are switched off
         if on_call is not None:
-            on_call(bar.n, bar.total)
+            on_call(calls, total)
         return x0
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
@@ -160,10 +163,10 @@ def newton_function(
             callback(info)
 
     denoise, advance = Denoiser(model, measured_scales(base.model_sampling), nearby), drive if driver else None
-    with tqdm(total=settings.calls(len(levels) - 1, driven), disable=disable, unit="call") as bar:
+    with tqdm(total=total, disable=disable, unit="call") as bar:
         out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, driven, level_done)
     evals = evaluations.pictures // len(x)
-    report = recorder.report(bound, calls=bar.n, network_evals=evals, target=settings.residual_target)
+    report = recorder.report(bound, calls=calls, network_evals=evals, target=settings.residual_target)
     log.info("Newton constrained sampling: %s", report.summary())
     if on_report is not None:
         on_report(report)
