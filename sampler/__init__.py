@@ -11,7 +11,7 @@ from .operators.mask import LatentMask, frame_weights, interpolated_weights, kno
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
 from .pixel import EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project, perturbed
-from .recompose import exact_layers, recompose
+from .recompose import decisive, exact_layers, recompose
 from .renoise import mixed_seed
 from .report import WHY, Recorder, Report
 from .sample import sample_constrained
@@ -45,6 +45,7 @@ __all__ = [
     "Term",
     "WeightedSum",
     "back_project",
+    "decisive",
     "exact_layers",
     "frame_weights",
     "gaussian_kernel",

@@ -4,6 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# A mask value this close to 0 or 1 counts as certain.
+CERTAIN = 0.2
+
+
+def decisive(m: Tensor) -> Tensor:
+    """The mask with what is nearly certain made certain: where one layer alone is seen, the other one is free."""
+    return ((m - CERTAIN) / (1 - 2 * CERTAIN)).clamp(0, 1)
+
 
 def recompose(first: Tensor, second: Tensor, m: Tensor) -> Tensor:
     """m x_1 + (1 - m) x_2; pictures (B, C, H, W), m (B, 1, H, W), all in [0, 1]."""

@@ -11,6 +11,7 @@ import torch
 from newton_pack.sampler import (
     LayerSettings,
     NewtonSettings,
+    decisive,
     exact_layers,
     infer_mask,
     paint_layers,
@@ -155,3 +156,15 @@ def test_exact_layers_give_the_image_with_the_smallest_change():
     assert all(torch.allclose(a[allowed], b[allowed], atol=1e-9) for a, b in zip((one, two), nearest, strict=True))
     # A hidden pixel of a layer is its own affair.
     assert torch.equal(one[:, :, :4], first[:, :, :4]) and torch.equal(two[:, :, 4:8], second[:, :, 4:8])
+
+
+def test_a_layer_nearly_out_of_sight_is_left_alone_by_a_decisive_mask():
+    """White seen through a mask of .9 would have to be white in both layers."""
+    image, first, second = torch.ones(1, 3, 8, 8), torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.3)
+    m = torch.full((1, 1, 8, 8), 0.9)
+    assert torch.allclose(exact_layers(image, first, second, m)[1], image)
+    assert torch.equal(exact_layers(image, first, second, decisive(m))[1], second)
+    steps = torch.linspace(0, 1, 101)
+    sharper = decisive(steps)
+    assert sharper[0] == 0 and sharper[-1] == 1 and sharper[50] == 0.5 and (sharper.diff() >= 0).all()
+    assert torch.allclose(decisive(1 - steps), 1 - sharper, atol=1e-6)

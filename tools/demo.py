@@ -49,7 +49,7 @@ MEASURED = {
 }
 # Emoji of these sizes and places, from below to above: pictures to be split again.
 LAYERED = {
-    "layers": (("large_purple_square_symbols", 128, 0, 0), ("rose_animals_nature", 96, 16, 16)),
+    "layers": (("large_purple_square_symbols", 128, 0, 0), ("lion_face_animals_nature", 96, 16, 16)),
     "three_layers": (
         ("large_green_square_symbols", 128, 0, 0),
         ("rose_animals_nature", 64, 8, 32),

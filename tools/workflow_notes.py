@@ -219,8 +219,8 @@ calls in all, 44 where the samples fit into memory together.
 **Help it** with a starting mask (a box or a rough scribble in the MaskEditor, connected to `mask`), or with certain \
 pixels in `fixed_1` and `fixed_2`.
 
-Put together, the layers give the image again, exactly. The small model tells few of its emoji apart: try other \
-pictures with a large model.
+Put together, the layers give the image again, exactly. Where the mask is soft, at the borders, that leaves a trace of \
+each layer in the other one; switch *exact* off to have them without.
 """,
     "layers_three_demo": f"""## An image as three layers
 
