@@ -78,10 +78,10 @@ class Cases:
         return [slice(k, min(k + BATCH, first + self.per_factor)) for k in range(first, first + self.per_factor, BATCH)]
 
     def given(self, factor: int, part: slice) -> tuple[sampler.Resample, Tensor]:
-        """A and y; what is measured is an 8-bit picture, as a user has it, with noise where asked."""
+        """A and y, as the node has them; what is measured is an 8-bit picture, with noise where asked."""
         truth = torch.from_numpy(self.truth[part]).float().movedim(-1, 1)
         low = (truth.shape[-2] // factor, truth.shape[-1] // factor)
-        operator = sampler.Resample.by_factor(low, factor, self.filter)
+        operator = sampler.Resample.by_factor(low, factor, self.filter, smooth=True)
         y = operator.A(truth)
         y = y + self.noise * torch.randn(y.shape, generator=torch.Generator().manual_seed(part.start))
         return operator, (255 * y).round().clamp(0, 255) / 255
