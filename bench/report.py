@@ -116,12 +116,17 @@ def comparison(layout: Layout, rows: list[dict], base: str) -> str:
 
 def draw_methods(axis: Any, rows: list[dict], key: str) -> None:
     """Mean and spread over model calls; a line where there are none."""
+    from matplotlib import colormaps
+
     for k, (name, group) in enumerate(by_method(rows).items()):
         mean, spread = over_seeds(group, key)
         if group[0]["calls"] == 0:
             axis.axhline(mean, ls=("--", ":")[k % 2], color="grey", label=name)
             continue
-        axis.errorbar(group[0]["calls"], mean, spread, fmt="os^vD<>pP*X"[k % 11], capsize=3, label=name, ms=8)
+        colour = colormaps["tab20"](2 * k % 20 + k // 10)
+        axis.errorbar(
+            group[0]["calls"], mean, spread, fmt="os^vD<>pP*Xh"[k % 12], capsize=3, label=name, ms=8, color=colour
+        )
     calls = sorted({r["calls"] for r in rows} - {0})
     ticks = [low for low, high in itertools.pairwise([*calls, math.inf]) if high > 1.05 * low]  # no overlap
     axis.set(xscale="log", xlabel="model calls")
