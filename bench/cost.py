@@ -128,11 +128,11 @@ def plot(cost: list[dict[str, Any]], growth: list[dict[str, Any]], file: Path) -
     ):
         for k, name in enumerate(names):
             values = [r[key] for r in cost if report.label(r) == name]
-            axis.bar([i + 0.27 * (k - 1) for i in range(len(sizes))], values, 0.25, label=name)
+            axis.bar([i + 0.2 * (k - 1.5) for i in range(len(sizes))], values, 0.2, label=name)
         axis.axhline(1, color="grey", lw=0.8)
         axis.set_xticks(range(len(sizes)), [f"{s}x{s}\nbatch {b}" for s, b in sizes])
         axis.set(title=title)
-        axis.legend()
+        axis.legend(loc="lower right")
     for key, marker in (("time_per_value", "o"), ("memory_per_value", "s")):
         one = [r for r in growth if r["constraints"] == 1]
         axes[2].plot([r["values"] for r in one], [r[key] for r in one], marker, label=key.replace("_", " "))

@@ -121,7 +121,7 @@ def draw_methods(axis: Any, rows: list[dict], key: str) -> None:
     for k, (name, group) in enumerate(by_method(rows).items()):
         mean, spread = over_seeds(group, key)
         if group[0]["calls"] == 0:
-            axis.axhline(mean, ls=("--", ":")[k % 2], color="grey", label=name)
+            axis.axhline(mean, ls=("--", ":", "-.")[k % 3], color="grey", label=name)
             continue
         colour = colormaps["tab20"](2 * k % 20 + k // 10)
         axis.errorbar(
