@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sampler import LatentMask, frame_weights, known_weights
+from ..sampler import Constraint as BoundConstraint
+from ..sampler import LatentMask, WeightedSum, frame_weights, known_weights
 from .constraint_spec import LatentSpace
 from .fill import FILLS
 from .sockets import CATEGORY, Constraint
@@ -29,7 +30,7 @@ class LatentMaskSpec:
     samples: Tensor
     weights: Tensor
 
-    def bind(self, space: LatentSpace) -> LatentMask:
+    def bind(self, space: LatentSpace) -> BoundConstraint:
         if self.samples.shape[1:] != space.shape[1:]:
             raise ValueError(
                 f"constraint: its latent is {describe(self.samples.shape)}, but the one being sampled is "
@@ -50,7 +51,7 @@ class LatentMaskSpec:
                 "constraint: the encoded picture has rms %.2f where a latent of this model has about 1. The VAE "
                 "probably belongs to another model.", rms,
             )  # fmt: skip
-        return LatentMask(y, weights, space.weights_at)
+        return LatentMask(y, weights, space.weights_at) if weights.any() else WeightedSum(())
 
 
 def weights_of(samples: Tensor, weights: Tensor) -> Tensor:

@@ -48,8 +48,8 @@ class NewtonConstrainedSampler(io.ComfyNode):
                     default=20,
                     min=1,
                     max=10000,
-                    tooltip="Noise levels. With the preset 'fast' a step costs one model call for masks, two for other "
-                    "constraints.",
+                    tooltip="Noise levels. With the preset 'fast' a step costs one model call for masks, two at the "
+                    "middle steps and for other constraints.",
                 ),
                 io.Float.Input(
                     "cfg",

@@ -23,9 +23,9 @@ class NewtonSettingsNode(io.ComfyNode):
                     "preset",
                     options=[*PRESETS, "custom"],
                     default="fast",
-                    tooltip="fast: one model call a step for masks, two for other constraints. paper: the "
-                    "published loop, 11 calls a step; use it with 20 steps and the scheduler 'simple'. custom: the "
-                    "widgets below.",
+                    tooltip="fast: one model call a step for masks and a second at the middle steps, two a step for "
+                    "other constraints. paper: the published loop, 11 calls a step; use it with 20 steps and the "
+                    "scheduler 'simple'. custom: the widgets below.",
                 ),
                 io.Int.Input(
                     "iterations",
@@ -110,6 +110,13 @@ class NewtonSettingsNode(io.ComfyNode):
                     tooltip="custom: masks are held, and their noise learns from the error of every step, at no "
                     "further model call. Off: they take Newton steps, as published.",
                 ),
+                io.Boolean.Input(
+                    "resample",
+                    default=fast.resample,
+                    optional=True,
+                    tooltip="custom, with hold: at the middle steps, what masks leave open is drawn anew to fit, "
+                    "at one model call each: 4 of 20 steps. For masks alone.",
+                ),
             ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For the samplers of this pack.")],
         )
@@ -128,8 +135,11 @@ class NewtonSettingsNode(io.ComfyNode):
         residual_target: float = 0.0,
         conditional_only: bool = False,
         hold: bool = PRESETS["fast"].hold,
+        resample: bool = PRESETS["fast"].resample,
     ) -> io.NodeOutput:
-        custom = NewtonSettings(iterations, rate_first, rate_last, delta or None, eta, carry, hold=hold)
+        custom = NewtonSettings(
+            iterations, rate_first, rate_last, delta or None, eta, carry, hold=hold, resample=resample
+        )
         chosen = PRESETS.get(preset, custom)
         every = {"max_calls": max_calls, "residual_target": residual_target, "conditional_only": conditional_only}
         return io.NodeOutput(replace(chosen, **every))

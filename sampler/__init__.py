@@ -2,9 +2,8 @@
 
 from .constraint import Constraint, Term, WeightedSum
 from .denoiser import Denoiser, Scales
-from .hold import without_masks
 from .layers import LayerSettings, infer_mask, paint_layers
-from .newton import PRESETS, NewtonSettings, newton_steps
+from .newton import PRESETS, NewtonSettings, newton_part, newton_steps
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
 from .operators.colour import ChannelMix, grey
 from .operators.mask import LatentMask, frame_weights, interpolated_weights, known_weights
@@ -55,6 +54,7 @@ __all__ = [
     "known_weights",
     "mixed_seed",
     "motion_kernel",
+    "newton_part",
     "newton_steps",
     "paint_layers",
     "perturbed",
@@ -63,5 +63,4 @@ __all__ = [
     "sample_constrained",
     "style_distance",
     "tiled",
-    "without_masks",
 ]

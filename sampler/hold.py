@@ -7,12 +7,21 @@ import torch
 from torch import Tensor
 
 from .constraint import Constraint, Term, WeightedSum
-from .denoiser import Scales, max_abs
+from .denoiser import Denoiser, Scales, max_abs
 from .operators.mask import LatentMask
 from .renoise import renoise
 
 # Largest factor of nu e / data in a move of x: near s = 0, where x0(x) has slope 1, more would diverge.
 GAIN = 2.0
+# Noise levels s / (alpha data) at which resampling pays: above them little is decided, below them little is open.
+OPEN = 1.5, 3.0
+
+Known = tuple[Tensor, Tensor]  # weights W and values y
+
+
+def is_open(here: Scales) -> bool:
+    """Whether held masks are resampled at this noise level."""
+    return OPEN[0] < here.s / max(here.alpha * here.data, 1e-30) < OPEN[1]
 
 
 def without_masks(constraint: Constraint) -> Constraint:
@@ -43,7 +52,7 @@ class Hold:
     constraint: Constraint
     rate: float
 
-    def known(self, sigma: float) -> tuple[Tensor, Tensor] | None:
+    def known(self, sigma: float) -> Known | None:
         """W and y at a noise level, or None where no mask is active."""
         terms = self.constraint if isinstance(self.constraint, WeightedSum) else WeightedSum((Term(self.constraint),))
         masks = [(t.weight, t.constraint) for t in terms.active(sigma) if isinstance(t.constraint, LatentMask)]
@@ -55,10 +64,22 @@ class Hold:
         y = sum(share * mask.y for share, (_, mask) in zip(shares, masks, strict=True))
         return functools.reduce(torch.maximum, weights), y / torch.where(total > 0, total, 1.0)
 
-    def correct(self, x: Tensor, x0: Tensor, e: Tensor, here: Scales) -> tuple[Tensor, Tensor]:
-        """x moved along e, and x0 with the known values, per sample."""
+    def correct(self, x: Tensor, x0: Tensor, known: Known, here: Scales) -> tuple[Tensor, Tensor, Tensor]:
+        """x moved along e, x0 with the known values, and e; per sample."""
+        weights, y = known
+        e = weights * (y - x0)
         length = (self.rate / max_abs(e).clamp(min=1e-30)).clamp(max=GAIN / here.data)
-        return x + length * here.nu * e, x0 + e
+        return x + length * here.nu * e, x0 + e, e
+
+    def resample(self, denoise: Denoiser, x: Tensor, sigma: float, known: Known, noise: Tensor) -> Tensor:
+        """One call: x corrected, and what is not known noised anew from x0, at the same noise level.
+
+        Its noise was drawn at higher levels, before it could fit the known values. RePaint (arXiv 2201.09865, section
+        4.2) does this by going back to a higher level; there, known values take fresh noise as well.
+        """
+        here = denoise.scales(sigma)
+        x, x0, _ = self.correct(x, denoise(x, sigma), known, here)
+        return torch.lerp(here.alpha * x0 + here.s * noise, x, known[0].to(x))
 
 
 def stepped(x: Tensor, x0: Tensor, here: Scales, there: Scales) -> Tensor:

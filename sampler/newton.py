@@ -1,13 +1,14 @@
 """The inexact Newton step and its settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .constraint import Constraint, Wish, wish_of
-from .denoiser import Denoiser, max_abs, unit_max
+from .constraint import Constraint, WeightedSum, Wish, wish_of
+from .denoiser import Denoiser, Scales, max_abs, unit_max
+from .hold import is_open, without_masks
 from .jvp import forward_difference
 
 # Rounding of the network, which the difference divides by delta, against curvature, which grows with it: in half
@@ -26,6 +27,8 @@ class NewtonSettings:
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
+        resample: what held masks alone leave open is drawn anew at every middle noise level (`Hold.resample`), at one
+            call each.
         carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
         max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
@@ -43,6 +46,7 @@ class NewtonSettings:
     residual_target: float = 0.0
     conditional_only: bool = False
     hold: bool = False
+    resample: bool = False
 
     def rates(self) -> list[float]:
         """lambda_k, k = 0 ... K - 1."""
@@ -76,8 +80,27 @@ class NewtonSettings:
         return min(wanted, (self.max_calls - plain) // self.calls_per_step)
 
     def calls(self, levels: int, other_calls: int = 0) -> int:
-        """Denoiser calls of a run over `levels` noise levels; fewer where a residual target is reached."""
+        """Denoiser calls of a run over `levels` noise levels; fewer where a residual target is reached.
+
+        Without resampling, see `resamplings`.
+        """
         return levels + other_calls + self.steps(levels, other_calls) * self.calls_per_step
+
+    def resamplings(self, scales: list[Scales], other_calls: int = 0) -> int:
+        """Resamplings that a run over these noise levels can afford, for masks alone."""
+        wanted = self.resample * sum(map(is_open, scales))
+        return min(wanted, self.max_calls - self.calls(len(scales), other_calls)) if self.max_calls else wanted
+
+
+def newton_part(constraint: Constraint, settings: NewtonSettings) -> tuple[Constraint, NewtonSettings]:
+    """What takes Newton steps: all but held masks; and the settings, without steps where that is nothing.
+
+    Resampling is for masks alone: what else is constrained has its own second call.
+    """
+    part = without_masks(constraint) if settings.hold else constraint
+    if part != WeightedSum(()):
+        return part, replace(settings, resample=False)
+    return part, replace(settings, iterations=0, resample=settings.resample and part != constraint)
 
 
 class Steps(NamedTuple):
@@ -88,17 +111,19 @@ class Steps(NamedTuple):
         length: real length of the longest step, the factor lambda nu / max|J e| on J e (B,); 0 without a step.
         taken: number of Newton steps.
         stop: why not more: "iterations" (all K), "target", "budget", "silent" or "held" (masks alone, and held).
+        resampled: whether what held masks leave open was drawn anew.
     """
 
     residual: Tensor
     length: Tensor
     taken: int
     stop: str
+    resampled: bool = False
 
-    def with_held(self, error: Tensor) -> "Steps":
+    def with_held(self, error: Tensor, resampled: bool) -> "Steps":
         """Told of known values, held without a step, that were off by `error` (B,)."""
         stop = "held" if self.stop == "silent" else self.stop
-        return self._replace(residual=self.residual.maximum(error), stop=stop)
+        return self._replace(residual=self.residual.maximum(error), stop=stop, resampled=resampled)
 
 
 def newton_steps(
@@ -157,6 +182,6 @@ def step_length(step: float, je: Tensor, e: Tensor, perturbation: float) -> Tens
 
 
 PRESETS = {
-    "fast": NewtonSettings(hold=True),
+    "fast": NewtonSettings(hold=True, resample=True),
     "paper": NewtonSettings(iterations=5, rate_last=0.1, eta=None, carry=False),
 }

@@ -28,6 +28,7 @@ class Level:
         residual: of each sample before the corrections, in the constraint's own units.
         length: of each sample, the real length lambda nu / max|J e| of the longest step; 0 without a step.
         corrections: Newton steps taken.
+        resampled: whether what held masks leave open was drawn anew.
         stop: why not more, a key of `WHY`.
     """
 
@@ -35,6 +36,7 @@ class Level:
     residual: tuple[float, ...]
     length: tuple[float, ...]
     corrections: int
+    resampled: bool
     stop: str
 
 
@@ -67,6 +69,8 @@ class Report:
         """One line."""
         line = f"{len(self.levels)} levels, {self.calls} model calls, {self.network_evals} network evaluations, "
         line += f"{self.seconds:.1f} s"
+        if resampled := sum(level.resampled for level in self.levels):
+            line += f"; resampled at {resampled} levels"
         if spoken := [level for level in self.levels if level.stop != "silent"]:
             line += f"; residual {mean(spoken[0].residual):.4f} at first"
         if self.residual:
@@ -77,11 +81,11 @@ class Report:
 
     def table(self) -> str:
         """The summary and a line per level; means over the batch."""
-        lines = [self.summary(), "", f"{'sigma':>9} {'residual':>9} {'step':>9} {'corrections':>12}"]
+        lines = [self.summary(), "", f"{'sigma':>9} {'residual':>9} {'step':>9} {'corrections':>12} {'resampled':>10}"]
         for level in self.levels:
             lines.append(
-                f"{level.sigma:9.4f} {mean(level.residual):9.4f} {mean(level.length):9.4f} {level.corrections:12d}  "
-                f"{WHY[level.stop]}"
+                f"{level.sigma:9.4f} {mean(level.residual):9.4f} {mean(level.length):9.4f} {level.corrections:12d} "
+                f"{'yes' if level.resampled else '':>10}  {WHY[level.stop]}"
             )
         return "\n".join(lines)
 
@@ -96,14 +100,14 @@ class Recorder:
     def __init__(self, levels: int, x: Tensor):
         self.start = time.perf_counter()
         self.figures = torch.zeros(levels, 2, len(x), device=x.device)
-        self.levels: list[tuple[float, int, str]] = []
+        self.levels: list[tuple[float, int, bool, str]] = []
 
     def level(self, info: dict[str, Any]) -> None:
         """Takes what `sample_constrained` tells its callback."""
         steps = info["steps"]
         self.figures[len(self.levels), 0] = steps.residual
         self.figures[len(self.levels), 1] = steps.length
-        self.levels.append((info["sigma"], steps.taken, steps.stop))
+        self.levels.append((info["sigma"], steps.taken, steps.resampled, steps.stop))
         self.x0 = info["denoised"]
 
     def report(self, constraint: Constraint, **totals: Any) -> Report:
@@ -111,8 +115,8 @@ class Recorder:
         size = residual_at(constraint, self.x0, self.levels[-1][0])
         figures = self.figures.tolist()
         levels = tuple(
-            Level(sigma, tuple(rms), tuple(length), taken, stop)
-            for (sigma, taken, stop), (rms, length) in zip(self.levels, figures, strict=True)
+            Level(sigma, tuple(rms), tuple(length), taken, resampled, stop)
+            for (sigma, taken, resampled, stop), (rms, length) in zip(self.levels, figures, strict=True)
         )
         result = () if size is None else tuple(size.tolist())
         return Report(levels, result, seconds=time.perf_counter() - self.start, **totals)

@@ -10,8 +10,8 @@ from torch import Tensor
 from .budget import share
 from .constraint import Constraint, residual
 from .denoiser import Denoiser
-from .hold import Hold, stepped, without_masks
-from .newton import NewtonSettings, newton_steps
+from .hold import Hold, is_open, stepped
+from .newton import NewtonSettings, newton_part, newton_steps
 from .renoise import RELEASED_ETA, fresh_noise, noise_like, released_noise, renoise, sample_generators
 
 
@@ -30,7 +30,7 @@ def sample_constrained(
 ) -> Tensor:
     """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * (1 + K).
 
-    Where the settings hold latent masks, K counts for the other constraints only.
+    Where the settings hold latent masks, K counts for the other constraints only, and resampling adds its calls.
 
     No value is read off the device between the levels, unless the settings have a residual target.
 
@@ -52,25 +52,27 @@ def sample_constrained(
     released = released_noise(sigmas) if settings.eta is None else None
     eta = RELEASED_ETA if settings.eta is None else settings.eta
     scales = [denoise.scales(sigma) for sigma in sigmas]
+    others, settings = newton_part(constraint, settings)
+    hold = Hold(constraint, settings.rate_first) if settings.hold else None
     left = settings.steps(len(sigmas) - 1, advance_calls)
-    hold, others = (
-        (Hold(constraint, settings.rate_first), without_masks(constraint)) if settings.hold else (None, constraint)
-    )
+    resamplings = settings.resamplings(scales[:-1], advance_calls)
     for i, (here, there) in enumerate(itertools.pairwise(scales)):
+        known = hold and hold.known(sigmas[i])
+        again = bool(known) and is_open(here) and share(resamplings, 1, list(filter(is_open, scales[i:-1]))) > 0
+        if again:
+            resamplings -= 1
+            x = hold.resample(denoise, x, sigmas[i], known, noise_like(x, generators))
         iterations = share(left, settings.iterations, scales[i:-1])
         x, x0, steps = newton_steps(denoise, x, sigmas[i], others, settings, delta, iterations)
         left -= steps.taken
-        known = hold and hold.known(sigmas[i])
         if known:
-            weights, y = known
-            e = weights * (y - x0)
-            x, x0 = hold.correct(x, x0, e, here)
-            steps = steps.with_held(residual(e))
+            x, x0, e = hold.correct(x, x0, known, here)
+            steps = steps.with_held(residual(e), again)
         callback({"i": i, "x": x, "sigma": sigmas[i], "denoised": x0, "steps": steps})
         if advance is not None:
             x_next = advance(i, x, x0)
         else:
             c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
             x_next = renoise(x, x0, here, there, c, noise_like(x, generators))
-        x = torch.lerp(x_next, stepped(x, x0, here, there), weights.to(x_next)) if known else x_next
+        x = torch.lerp(x_next, stepped(x, x0, here, there), known[0].to(x_next)) if known else x_next
     return x

@@ -12,13 +12,15 @@ from newton_pack.sampler import (
     Scales,
     Term,
     WeightedSum,
+    newton_part,
     sample_constrained,
-    without_masks,
 )
 from test_laws import KNOWN, LEVELS, PRIOR, TRUTH, WEIGHTS, distance_to_posterior_mean, replacement
 
 HELD, NEWTON = PRESETS["fast"], NewtonSettings()
+ONCE = replace(HELD, resample=False)
 MASK = LatentMask(TRUTH, WEIGHTS)
+MIDDLE = sum(1.5 < sigma < 3.0 for sigma in LEVELS)
 
 
 def run(settings=HELD, batch=64, prior=PRIOR, constraint=MASK, levels=LEVELS, **kw):
@@ -28,11 +30,29 @@ def run(settings=HELD, batch=64, prior=PRIOR, constraint=MASK, levels=LEVELS, **
     return out, denoise.calls, told
 
 
-def test_one_call_a_level_and_known_values_exact():
-    out, calls, told = run()
-    assert calls == len(LEVELS) - 1
+@pytest.mark.parametrize("resample", [False, True])
+def test_one_call_a_level_and_one_a_resampling_and_known_values_exact(resample):
+    out, calls, told = run(replace(HELD, resample=resample))
+    assert calls == len(LEVELS) - 1 + resample * MIDDLE
+    assert [t["steps"].resampled for t in told] == [resample and 1.5 < t["sigma"] < 3.0 for t in told]
     assert torch.allclose((WEIGHTS * out), WEIGHTS * TRUTH, atol=1e-6)
     assert {t["steps"].stop for t in told} == {"held"}
+
+
+@pytest.mark.parametrize("limit", [20, 21, 23, 24, 100])
+def test_a_budget_is_spent_on_resampling_to_the_call(limit):
+    _, calls, told = run(replace(HELD, max_calls=limit))
+    assert calls == min(limit, 20 + MIDDLE) == 20 + sum(t["steps"].resampled for t in told)
+
+
+def test_what_takes_newton_steps_and_who_is_resampled():
+    other = WeightedSum((Term(Mean()),))
+    both = WeightedSum((Term(MASK), *other.terms))
+    assert newton_part(MASK, HELD) == (WeightedSum(()), replace(HELD, iterations=0))
+    assert newton_part(both, HELD) == (other, replace(HELD, resample=False))
+    assert newton_part(MASK, NEWTON) == (MASK, NEWTON)
+    free = WeightedSum(())
+    assert newton_part(free, HELD) == (free, replace(HELD, iterations=0, resample=False))
 
 
 def test_the_denoiser_comes_to_say_what_is_known():
@@ -60,17 +80,19 @@ def test_mixture_comes_nearer_to_the_exact_posterior():
     def distance(samples):
         return analytic.energy_distance(samples.flatten(1)[:, ~KNOWN].double(), exact)
 
-    held, newton = distance(run(HELD, 300, prior, mask)[0]), distance(run(NEWTON, 300, prior, mask)[0])
-    stock = distance(replacement(analytic.start_noise(300, 17, LEVELS[0]), prior, truth, WEIGHTS))
-    print(f"\nenergy distance to the posterior: held {held:.3f}, newton {newton:.3f}, replacement {stock:.3f}")
-    assert held < newton and held < stock
+    settings = {"resampled": HELD, "held": ONCE, "newton": NEWTON}
+    found = {name: distance(run(s, 300, prior, mask)[0]) for name, s in settings.items()}
+    found["replacement"] = distance(replacement(analytic.start_noise(300, 17, LEVELS[0]), prior, truth, WEIGHTS))
+    print(f"\nenergy distance to the posterior: {found}")
+    assert found["held"] < min(found["newton"], found["replacement"])
+    assert found["resampled"] < found["held"]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_a_mask_that_knows_nothing_is_free_sampling(rate):
     nothing = LatentMask(TRUTH, torch.zeros_like(WEIGHTS))
-    free = run(replace(HELD, iterations=0), batch=2, constraint=WeightedSum(()))[0]
-    assert torch.equal(run(replace(HELD, rate_first=rate), batch=2, constraint=nothing)[0], free)
+    free = run(batch=2, constraint=WeightedSum(()))[0]
+    assert torch.equal(run(replace(ONCE, rate_first=rate), batch=2, constraint=nothing)[0], free)
 
 
 def test_batch_of_two_is_two_batches_of_one_and_the_seed_counts():
@@ -137,7 +159,6 @@ def test_other_constraints_take_their_newton_steps_beside_it():
     assert calls == 2 * (len(LEVELS) - 1) and {t["steps"].stop for t in told} == {"iterations"}
     assert torch.allclose(WEIGHTS * out, WEIGHTS * TRUTH, atol=1e-6)
     assert abs(out.mean() - 2) < 0.7 * abs(free.mean() - 2)
-    assert without_masks(MASK) == WeightedSum(())
 
 
 def test_it_survives_another_samplers_noise():

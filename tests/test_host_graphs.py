@@ -15,10 +15,10 @@ def known_error(out, known, columns=slice(0, 8)):
     return (out - known)[..., columns].square().mean().sqrt().item()
 
 
-def test_known_part_is_kept_exactly_at_one_call_a_step(host, graph):
+def test_known_part_is_kept_exactly_at_one_call_a_step_and_one_more_at_the_middle_ones(host, graph):
     graph["sample"]["inputs"]["steps"] = 10
     out = sampled(host, graph)
-    assert len(CountNode.batches) == 10
+    assert len(CountNode.batches) == 10 + 2
     known = encoded(host, graph)
     assert out.shape == (1, 4, 16, 16) and torch.allclose(out[..., :8], known[..., :8], atol=1e-4)
     del graph["sample"]["inputs"]["constraint"]
@@ -47,9 +47,11 @@ def test_paper_preset_counts(host, graph):
     assert len(CountNode.batches) == 3 * (1 + 2 * 5)
 
 
-@pytest.mark.parametrize(("hold", "calls"), [(False, 4 * (1 + 3)), (True, 4)])
-def test_custom_settings_reach_the_loop(host, graph, hold, calls):
-    newton_steps(graph, "sample", iterations=3, rate_last=0.1, delta=0.01, eta=0.5, hold=hold)
+@pytest.mark.parametrize(
+    ("hold", "resample", "calls"), [(False, True, 4 * (1 + 3)), (True, False, 4), (True, True, 4 + 1)]
+)
+def test_custom_settings_reach_the_loop(host, graph, hold, resample, calls):
+    newton_steps(graph, "sample", iterations=3, rate_last=0.1, delta=0.01, eta=0.5, hold=hold, resample=resample)
     sampled(host, graph)
     assert len(CountNode.batches) == calls
 
@@ -58,7 +60,7 @@ def test_cfg_evaluates_the_network_for_both_prompts(host, graph):
     graph["negative"] = node("WordConditioning", text="flags")
     graph["sample"]["inputs"] |= {"negative": ["negative", 0], "cfg": 3.0}
     sampled(host, graph)
-    assert sum(CountNode.batches) == 4 * 2
+    assert sum(CountNode.batches) == (4 + 1) * 2
     newton_steps(graph, "sample")
     sampled(host, graph)
     assert sum(CountNode.batches) == 4 * 2 * 2
@@ -79,10 +81,10 @@ def test_noise_mask_becomes_the_constraint(host, graph):
     graph["masked"] = node("SetLatentNoiseMask", samples=["encoded", 0], mask=["mask", 0])
     graph["sample"]["inputs"]["latent_image"] = ["masked", 0]
     with_constraint = sampled(host, graph)
-    assert len(CountNode.batches) == 4
+    assert len(CountNode.batches) == 4 + 1
     del graph["sample"]["inputs"]["constraint"]
     assert torch.allclose(with_constraint, sampled(host, graph), atol=1e-5)
-    assert len(CountNode.batches) == 4
+    assert len(CountNode.batches) == 4 + 1
 
 
 @pytest.mark.parametrize("door", ["noise_mask", "constraint", "both"])
@@ -93,7 +95,7 @@ def test_sampler_door_equals_the_node(host, graph, door):
     sampler = node("NewtonSampler", **({} if door == "noise_mask" else {"constraint": ["constraint", 0]}))
     custom_sampling(graph, sampler, ["constraint", 1] if door == "constraint" else ["masked", 0])
     assert torch.allclose(sampled(host, graph), expected, atol=1e-5)
-    assert len(CountNode.batches) == 4
+    assert len(CountNode.batches) == 4 + 1
 
 
 def test_advanced_custom_sampling(host, graph):
@@ -133,6 +135,7 @@ def test_masks_of_any_rank(host, graph, rank):
 def test_full_mask_samples_freely(host, graph):
     graph["mask"] = give(host, "MASK", torch.ones(1, SIZE, SIZE))
     constrained = sampled(host, graph)
+    assert len(CountNode.batches) == 4
     del graph["sample"]["inputs"]["constraint"]
     assert torch.allclose(constrained, sampled(host, graph), atol=1e-5)
 

@@ -35,7 +35,7 @@ def test_calls_are_counted_without_a_progress_bar(host, graph, monkeypatch):
 
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", False)
     (report,) = host.run(graph)
-    assert report.calls == len(CountNode.batches) == 4
+    assert report.calls == len(CountNode.batches) == 4 + 1
 
 
 def host_pictures(count):
@@ -61,7 +61,7 @@ def test_the_drawing_shows_the_figures(host):
     sampler, draw = host.module("sampler.report"), host.module("nodes.plot")
 
     def drawn(sizes, target=0.0):
-        levels = tuple(sampler.Level(10.0 / (i + 1), (r,), (1.0,), 1, "iterations") for i, r in enumerate(sizes))
+        levels = tuple(sampler.Level(10.0 / (i + 1), (r,), (1.0,), 1, False, "iterations") for i, r in enumerate(sizes))
         sheet = draw.draw_report(sampler.Report(levels, (sizes[-1],), 8, 8, 1.0, target))
         return torch.from_numpy(np.array(sheet))
 
@@ -73,7 +73,7 @@ def test_the_drawing_shows_the_figures(host):
     rows, columns = marks(drawn([1.0, 0.1]))
     assert rows[columns < columns.float().mean()].float().mean() < rows[columns > columns.float().mean()].float().mean()
     assert (drawn([1.0, 0.1], 0.3) == torch.tensor([0xC0, 0x30, 0x30])).all(-1).any()
-    for report in (sampler.Report(), sampler.Report((sampler.Level(1.0, (0.0,), (0.0,), 0, "silent"),))):
+    for report in (sampler.Report(), sampler.Report((sampler.Level(1.0, (0.0,), (0.0,), 0, False, "silent"),))):
         assert draw.draw_report(report).size == draw.SIZE
     assert len(marks(drawn([0.5]))[0])
     assert set(draw.MARKS) == set(sampler.WHY) - {"silent"}
@@ -137,7 +137,7 @@ def test_one_line_in_the_log_for_every_run(host, graph, caplog):
         host.run(graph)
     lines = [r.getMessage() for r in caplog.records if r.name == "newton_constrained_sampling"]
     assert len(lines) == 2 and lines[0].endswith(report.summary())
-    assert all("4 levels, 4 model calls, 4 network evaluations" in line for line in lines)
+    assert all("4 levels, 5 model calls, 5 network evaluations" in line for line in lines)
 
 
 def test_without_any_level_there_is_a_report(host, graph):
@@ -186,4 +186,4 @@ def test_calls_depend_on_neither_size_nor_batch(host, graph, size, batch):
     graph["mask"] = give(host, "MASK", mask)
     graph["sample"]["inputs"]["steps"] = 2
     (report,) = host.run(graph)
-    assert report.calls == len(CountNode.batches) == 2
+    assert report.calls == len(CountNode.batches) == 2 + 1

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -22,8 +21,8 @@ from ...sampler import (
     WeightedSum,
     interpolated_weights,
     mixed_seed,
+    newton_part,
     sample_constrained,
-    without_masks,
 )
 from ..constraint_spec import ConstraintSpec, LatentSpace
 from .guidance import FrozenGuidance
@@ -47,7 +46,7 @@ def bind_constraint(
     if mask is None:
         return WeightedSum(())
     weights = interpolated_weights(mask) if weights_at is None else 1 - mask
-    return LatentMask(model_k.latent_image, weights.to(x), weights_at)
+    return LatentMask(model_k.latent_image, weights.to(x), weights_at) if weights.any() else WeightedSum(())
 
 
 class Evaluations:
@@ -120,17 +119,17 @@ def newton_function(
     if bound == WeightedSum(()):
         if driver is not None:
             return driver(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
-        settings = replace(settings, iterations=0)
     else:
         options = without_step_caches(options)
-        if settings.hold and without_masks(bound) == WeightedSum(()):
-            settings = replace(settings, iterations=0)
+    settings = newton_part(bound, settings)[1]
     memory, evaluations = GuidanceMemory(options), Evaluations()
     base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
     extra_args = extra_args | {"denoise_mask": None, "model_options": evaluations.watch(options)}
     delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
     recorder, driven = Recorder(len(levels) - 1, x), driver_calls * sum(sigma > 0 for sigma in levels[1:])
-    calls, total = 0, settings.calls(len(levels) - 1, driven)
+    scales = measured_scales(base.model_sampling)
+    calls, resamplings = 0, settings.resamplings([scales(sigma) for sigma in levels[:-1]], driven)
+    total = settings.calls(len(levels) - 1, driven) + resamplings
 
     def call(x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Tensor:
         nonlocal calls
@@ -162,7 +161,7 @@ def newton_function(
         if callback is not None:
             callback(info)
 
-    denoise, advance = Denoiser(model, measured_scales(base.model_sampling), nearby), drive if driver else None
+    denoise, advance = Denoiser(model, scales, nearby), drive if driver else None
     with tqdm(total=total, disable=disable, unit="call") as bar:
         out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, driven, level_done)
     evals = evaluations.pictures // len(x)
