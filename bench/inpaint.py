@@ -1,6 +1,6 @@
 """Inpainting side by side: every method on the same model, pictures, masks and seeds, in one process.
 
-    python dev.py bench inpaint --out DIR [--model emoji|mnist|fashion|FILE.safetensors [--folder PNGS]]
+    python dev.py bench inpaint --out DIR [--model emoji|emoji-flow|mnist|fashion|FILE.safetensors [--folder PNGS]]
 
 Writes inpaint.json (rows as in a table, one per method, mask, picture and seed), inpaint.md, inpaint.png (quality
 against model calls) and a contact sheet per mask. `--folder` names square RGB pictures of one size for a checkpoint
@@ -145,7 +145,7 @@ def write_sheets(out: Path, cases: Cases, made: Made, shown: int = 6) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="emoji", metavar="emoji|mnist|fashion|FILE")
+    parser.add_argument("--model", default="emoji", metavar="emoji|emoji-flow|mnist|fashion|FILE")
     parser.add_argument("--folder", type=Path, help="PNG files to inpaint with a checkpoint of your own")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)

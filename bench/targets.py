@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 EMOJI = ROOT / "demo" / "ncs_emoji.safetensors"
+FLOW = ROOT / "demo" / "ncs_emoji_flow.safetensors"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -102,7 +103,7 @@ class CheckpointTarget:
         self.adapter, self.fill = comfy_adapter, fill.FILLS["extend"]
         self.name, self.folder = file.stem, folder
         self.model, clip, self.vae = comfy.sd.load_checkpoint_guess_config(
-            str(file), output_vae=True, output_clip=folder is not None and file != EMOJI,
+            str(file), output_vae=True, output_clip=folder is not None and file not in (EMOJI, FLOW),
             model_options={"dtype": DTYPES[dtype]} if dtype else {},
         )[:3]  # fmt: skip
         if dtype:
@@ -216,4 +217,4 @@ def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
 def open_target(model: str, folder: Path | None, dtype: str | None = None) -> Target:
     if model in ("mnist", "fashion"):
         return SmallTarget(model)
-    return CheckpointTarget(EMOJI if model == "emoji" else Path(model), folder, dtype)
+    return CheckpointTarget({"emoji": EMOJI, "emoji-flow": FLOW}.get(model, Path(model)), folder, dtype)
