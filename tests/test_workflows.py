@@ -157,7 +157,8 @@ def test_the_enlarged_picture_shrinks_to_the_given_one(host):
 
 
 @pytest.mark.parametrize(
-    "name", ["inpaint_demo", "inpaint_model_patch_demo", "inpaint_custom_sampler_demo", "outpaint_demo"]
+    "name",
+    ["inpaint_demo", "inpaint_flow_demo", "inpaint_model_patch_demo", "inpaint_custom_sampler_demo", "outpaint_demo"],
 )
 def test_known_pixels_are_untouched(host, name):
     graph = read(API, name)
