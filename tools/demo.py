@@ -1,7 +1,8 @@
 """Inpaint held-out pictures with the shipped graph and the stock way; `python dev.py demo` starts this.
 
-Both run through the HTTP API of a headless ComfyUI at the same seed, levels, cfg and scheduler. Leaves one contact
-sheet per mask, all of them together in sheet.png, and summary.json. `--inputs` instead rewrites demo/images.
+Both run through the HTTP API of a headless ComfyUI at the same seed, cfg, scheduler and number of model calls, which is
+the stock way's number of steps. Leaves one contact sheet per mask, all of them together in sheet.png, and summary.json.
+`--inputs` instead rewrites demo/images.
 """
 
 import argparse
@@ -135,13 +136,15 @@ def run_case(host: Host, graph: Graph, name: str, mask: str) -> tuple[list[dict]
     given = masked_input(truth, hidden)
     picture = f"{mask}_{name}.png"
     Image.fromarray(given).save(host.base / "input" / picture)
-    rows, pictures = [], [truth, given[..., :3]]
+    rows, pictures, graph = [], [truth, given[..., :3]], copy.deepcopy(graph)
+    widgets = graph[node_of(graph, "NewtonConstrainedSampler")]["inputs"]
     for method, build in METHODS.items():
         result = host.run(build(graph, picture, name))
         case = {"task": "inpaint", "model": CHECKPOINT.name, "method": method, "mask": mask, "image": name}
-        levels = graph[node_of(graph, "NewtonConstrainedSampler")]["inputs"]["steps"]
-        case |= {"seed": seed_of(name), "split": "heldout", "levels": levels}
-        case["calls"] = levels if method == "replacement" else calls_of(host)
+        case |= {"seed": seed_of(name), "split": "heldout", "levels": widgets["steps"]}
+        if method == "ours":
+            widgets["steps"] = calls_of(host)
+        case["calls"] = widgets["steps"]
         rows.append(case | measure(truth, read_png(result.file("raw")), hidden))
         pictures.append(read_png(result.file(node_of(graph, "SaveImage"))))
     return rows, pictures
