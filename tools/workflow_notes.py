@@ -26,12 +26,21 @@ NOTES = {
 with a right click on Load Image > Open in MaskEditor.
 
 **Sampling.** Newton Constrained Sampler holds the known part, and corrects its noise at every step until the model \
-itself says what is known: one model call a step, as without a constraint. Constraint Report draws how far each step \
-was from it.
+itself says what is known. At the middle steps it calls the model twice and draws anew what does not fit yet. \
+Constraint Report draws how far each step was from what is known.
 
 {COMPOSITE.format(px=2)}
 
 Try `ncs_box.png`, `ncs_strokes.png`, another seed, or words such as `face`.
+""",
+    "inpaint_flow_demo": f"""## Inpainting with a flow model
+
+{DEMO.replace("ncs_emoji", "ncs_emoji_flow")}
+
+**The same graph** as for the other demo model: only the checkpoint differs, a small one of the format of Stable \
+Diffusion 3. Nothing else has to be set for flow models.
+
+{COMPOSITE.format(px=2)}
 """,
     "inpaint_model_patch_demo": f"""## A constraint on the model: the stock KSampler
 
@@ -63,7 +72,7 @@ BasicGuider for CFGGuider, PerpNegGuider or another: what it guides is what is c
 and marks what is new. Leave its feathering at 0: the composite feathers, and a soft mask here would let known pixels \
 change. Width and height of the canvas must be multiples of 8.
 
-**Sampling.** As in inpainting: what is new must fit what is known, in one model call a step.
+**Sampling.** As in inpainting: what is new must fit what is known.
 
 {COMPOSITE.format(px=2)}
 """,
@@ -74,7 +83,7 @@ ordinary checkpoint, not an inpainting one: any other does as well.
 
 {LARGE.format(prompt="positive prompt", px=512)}
 
-**Sampling.** 20 steps of one model call each, the time of KSampler. For other settings connect Newton Settings.
+**Sampling.** 20 steps, 24 model calls. For other settings connect Newton Settings.
 
 {COMPOSITE.format(px=8)}
 """,
@@ -85,7 +94,7 @@ does as well.
 
 {LARGE.format(prompt="positive prompt", px=1024)}
 
-**Sampling.** 20 steps of one model call each.
+**Sampling.** 20 steps, about 24 model calls.
 
 {COMPOSITE.format(px=8)}
 """,
@@ -96,7 +105,7 @@ download. A flow model: the method reads the scales of its noise off the model, 
 
 {LARGE.format(prompt="positive prompt", px=1024)}
 
-**Sampling.** 28 steps of one model call each.
+**Sampling.** 28 steps, about 34 model calls.
 
 {COMPOSITE.format(px=8)}
 """,
@@ -107,7 +116,7 @@ not Flux Fill. Its licence is non-commercial.
 
 {LARGE.format(prompt="prompt", px=1024)}
 
-**Sampling.** 20 steps of one model call each. cfg stays at 1: FluxGuidance is the guidance that this model was \
+**Sampling.** 20 steps, about 24 model calls. cfg stays at 1: FluxGuidance is the guidance that this model was \
 distilled with.
 
 {COMPOSITE.format(px=8)}
@@ -122,7 +131,7 @@ Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB) and 
 **ControlNet** hands on the outlines of the whole picture, those under the mask too: what is generated follows them in \
 new colours and materials. The constraint keeps the rest. Connect a drawing of your own to Canny to set other outlines.
 
-**Sampling.** 20 steps of one model call each; every call asks the ControlNet as well.
+**Sampling.** 20 steps, 24 model calls; every call asks the ControlNet as well.
 
 {COMPOSITE.format(px=8)}
 """,
