@@ -20,7 +20,7 @@ import report
 from masks import ALL_MASKS, bench_mask
 from methods import Entry, entries
 from metrics import composite, feature_measures, mse, psnr, seam, sharpness
-from targets import CheckpointTarget, Target, add_dtype, open_target
+from targets import Target, add_dtype, open_target
 from tqdm import tqdm
 
 BATCH = 32
@@ -164,8 +164,7 @@ def main() -> None:
         target = open_target(opts.model, opts.folder, opts.dtype)
     except FileNotFoundError as e:
         sys.exit(str(e))
-    able = [e for e in entries(target.dtype) if e.run or isinstance(target, CheckpointTarget)]
-    chosen = [e for e in able if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
+    chosen = [e for e in entries(target.dtype) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
     fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)
     pairs = [(e, fewer if e.method.startswith("published") else cases) for e in chosen]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import lanpaint
 import numpy as np
 import small_ddpm
+import small_host
 import torch
 import torch.nn.functional as F
 from methods import Denoiser, Entry
@@ -68,6 +69,10 @@ class SmallTarget:
         return self.model.features(latents_of(pictures)).numpy()
 
     def inpaint(self, entry, levels, truth, hidden, seeds):
+        if entry.method == "lanpaint":
+            model, mask = small_host.load_model(self.name), torch.from_numpy(hidden).float()
+            out, calls = lanpaint.sample(model, small_host.PROMPT, latents_of(truth), mask, levels, seeds[0])
+            return pictures_of(out), calls
         sigmas, y = small_ddpm.levels(levels), latents_of(truth)
         mask = torch.from_numpy(~hidden).float().unsqueeze(1)
         denoise = Denoiser(self.model, lambda sigma: sampler.Scales(1.0, sigma))
