@@ -1,4 +1,4 @@
-"""Known values held through the noise levels, at no call beyond the plain one a level."""
+"""Known values held through the noise levels, and what they leave open drawn anew until it fits."""
 
 import functools
 from dataclasses import dataclass
