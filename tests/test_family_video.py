@@ -43,9 +43,9 @@ def graph(host):
 
 
 def check_kept(host, graph, where):
-    """The encoded video stays exactly where it is known and nowhere else, at one call a step."""
+    """The encoded video stays exactly where it is known and nowhere else, at one call a step and one a resampling."""
     out = sampled(host, graph)
-    assert len(CountNode.batches) == 12
+    assert len(CountNode.batches) == 12 + 2
     graph["out"]["inputs"]["value"] = ["known", 1]
     known = sampled(host, graph)
     kept = torch.zeros_like(known, dtype=torch.bool)
