@@ -72,14 +72,16 @@ class Hold:
         return x + length * here.nu * e, x0 + e, e
 
     def resample(self, denoise: Denoiser, x: Tensor, sigma: float, known: Known, noise: Tensor) -> Tensor:
-        """One call: x corrected, and what is not known noised anew from x0, at the same noise level.
+        """One call: x corrected, and what is not known noised anew from x0, at the same noise level, W by W.
 
         Its noise was drawn at higher levels, before it could fit the known values. RePaint (arXiv 2201.09865, section
         4.2) does this by going back to a higher level; there, known values take fresh noise as well.
         """
         here = denoise.scales(sigma)
         x, x0, _ = self.correct(x, denoise(x, sigma), known, here)
-        return torch.lerp(here.alpha * x0 + here.s * noise, x, known[0].to(x))
+        weights = known[0].to(x)
+        fresh = (1 - weights**2).sqrt()  # noise keeps its variance where weights are soft
+        return here.alpha * x0 + weights * (x - here.alpha * x0) + fresh * here.s * noise
 
 
 def stepped(x: Tensor, x0: Tensor, here: Scales, there: Scales) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from newton_pack.sampler import (
     PRESETS,
+    Denoiser,
     LatentMask,
     NewtonSettings,
     Scales,
@@ -15,6 +16,7 @@ from newton_pack.sampler import (
     newton_part,
     sample_constrained,
 )
+from newton_pack.sampler.hold import Hold
 from test_laws import KNOWN, LEVELS, PRIOR, TRUTH, WEIGHTS, distance_to_posterior_mean, replacement
 
 HELD, NEWTON = PRESETS["fast"], NewtonSettings()
@@ -131,6 +133,19 @@ def test_soft_weights_stay_soft():
         w: (WEIGHTS * (run(constraint=LatentMask(TRUTH, w * WEIGHTS), batch=64)[0] - TRUTH)).std() for w in (0.2, 0.8)
     }
     assert not torch.allclose(WEIGHTS * out, WEIGHTS * TRUTH, atol=0.01) and 0 < off[0.8] < off[0.2]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.7, 1.0])
+def test_resampled_noise_keeps_its_variance_under_soft_weights(weight):
+    def noise(seed):
+        return torch.randn(1, 1, 100, 100, generator=torch.Generator().manual_seed(seed))
+
+    denoise = Denoiser(lambda x, sigma: torch.zeros_like(x), lambda sigma: Scales(0.4, 2.0))
+    known = torch.full((1, 1, 100, 100), weight), torch.zeros(1, 1, 100, 100)
+    out = Hold(MASK, 0.5).resample(denoise, 2 * noise(0), 2.0, known, noise(1))
+    assert abs(out.std() - 2.0) < 0.05 and denoise.calls == 1
+    kept = torch.corrcoef(torch.stack([out.flatten(), noise(0).flatten()]))[0, 1]
+    assert abs(kept - weight) < 0.03
 
 
 def test_a_mask_is_held_in_its_part_of_the_run_only():
