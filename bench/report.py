@@ -129,7 +129,7 @@ def draw_methods(axis: Any, rows: list[dict], key: str) -> None:
         )
     calls = sorted({r["calls"] for r in rows} - {0})
     ticks = [low for low, high in itertools.pairwise([*calls, math.inf]) if high > 1.05 * low]  # no overlap
-    axis.set(xscale="log", xlabel="model calls")
+    axis.set(xscale="log", xlabel="model calls", xlim=(calls[0] / 1.15, 1.15 * calls[-1]))  # also of what is not shown
     axis.set_xticks(ticks, [str(t) for t in ticks], rotation=60)
     axis.minorticks_off()
     axis.grid(alpha=0.3)
