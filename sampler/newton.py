@@ -27,6 +27,8 @@ class NewtonSettings:
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
+        guidance: scale of classifier-free guidance, >= 1. The guided estimate overshoots by as much, so the rate of
+            held masks is divided by it.
         resample: what held masks alone leave open is drawn anew at every middle noise level (`Hold.resample`), at one
             call each.
         carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
@@ -47,6 +49,7 @@ class NewtonSettings:
     conditional_only: bool = False
     hold: bool = False
     resample: bool = False
+    guidance: float = 1.0
 
     def rates(self) -> list[float]:
         """lambda_k, k = 0 ... K - 1."""

@@ -53,7 +53,7 @@ def sample_constrained(
     eta = RELEASED_ETA if settings.eta is None else settings.eta
     scales = [denoise.scales(sigma) for sigma in sigmas]
     others, settings = newton_part(constraint, settings)
-    hold = Hold(constraint, settings.rate_first) if settings.hold else None
+    hold = Hold(constraint, settings.rate_first / settings.guidance) if settings.hold else None
     left = settings.steps(len(sigmas) - 1, advance_calls)
     resamplings = settings.resamplings(scales[:-1], advance_calls)
     for i, (here, there) in enumerate(itertools.pairwise(scales)):

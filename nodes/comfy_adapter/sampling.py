@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -121,7 +122,8 @@ def newton_function(
             return driver(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
     else:
         options = without_step_caches(options)
-    settings = newton_part(bound, settings)[1]
+    guidance = max(1.0, getattr(model_k.inner_model, "cfg", 1.0))
+    settings = replace(newton_part(bound, settings)[1], guidance=guidance)
     memory, evaluations = GuidanceMemory(options), Evaluations()
     base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
     extra_args = extra_args | {"denoise_mask": None, "model_options": evaluations.watch(options)}
