@@ -4,8 +4,8 @@
 
 The shipped autoencoder on a photograph-like mosaic of held-out emoji; every figure in a process of its own. peak_bytes
 is the rise of the process's largest memory, seam the mean difference to the whole picture's decoding in a band of two
-pixels along the middle of the tiles' overlaps, beside the mean everywhere. Whole pictures up to 1024 pixels only, for the
-gradient up to 512.
+pixels along the middle of the tiles' overlaps, beside the mean everywhere. Whole pictures up to 1024 pixels only, and
+up to 512 for the gradient.
 Writes large.json and large.md.
 """
 
