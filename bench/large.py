@@ -4,8 +4,7 @@
 
 The shipped autoencoder on a photograph-like mosaic of held-out emoji; every figure in a process of its own. peak_bytes
 is the rise of the process's largest memory, seam the mean difference to the whole picture's decoding in a band of two
-pixels along the middle of the tiles' overlaps, beside the mean everywhere. Whole pictures up to 1024 pixels only, and
-up to 512 for the gradient.
+pixels along the middle of the tiles' overlaps, beside the mean everywhere. Whole pictures up to 1024 pixels only.
 Writes large.json and large.md.
 """
 
@@ -27,7 +26,7 @@ from report import as_lines, heading
 
 from newton_pack.sampler.tiles import windows  # isort: skip
 
-LARGEST_WHOLE = {"encode": 1024, "decode": 1024, "gradient": 512}
+JOBS, LARGEST_WHOLE = ("encode", "decode", "gradient"), 1024
 
 
 def mosaic(side: int) -> torch.Tensor:
@@ -83,7 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sides", nargs="+", type=int, default=[512, 1024, 2048])
     parser.add_argument("--tile", type=int, default=256)
-    parser.add_argument("--job", choices=list(LARGEST_WHOLE), help=argparse.SUPPRESS)
+    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -93,9 +92,9 @@ def main() -> None:
         print(json.dumps(run_job(opts.job, opts.sides[0], opts.tile)))
         return
     rows = []
-    for job in LARGEST_WHOLE:
+    for job in JOBS:
         for side in opts.sides:
-            for tile in (opts.tile, 0) if side <= LARGEST_WHOLE[job] else (opts.tile,):
+            for tile in (opts.tile, 0) if side <= LARGEST_WHOLE else (opts.tile,):
                 ask = ["--out", opts.out, "--job", job, "--sides", side, "--tile", tile]
                 done = subprocess.run([sys.executable, __file__, *map(str, ask)], capture_output=True, check=True)
                 rows.append(json.loads(done.stdout.splitlines()[-1]))

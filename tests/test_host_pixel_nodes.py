@@ -263,12 +263,3 @@ def test_a_video_vae_is_refused(host, vae):
     sockets = {"vae": ("VAE", video), "image": ("IMAGE", torch.rand(1, 16, 16, 3))}
     with pytest.raises(GraphError, match="vae: it is a video"):
         outputs(host, node("PixelSRConstraint", **DEFAULTS["PixelSRConstraint"]), sockets)
-
-
-def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae):
-    """16384 pixels on a side at once; in tiles of 64 it would fit."""
-    codec = host.module("nodes.comfy_adapter.codec").PixelCodec
-    x0 = torch.zeros(1, 4, 2048, 2048)
-    with pytest.raises(ValueError, match=r"vae: .*GB are free. Set tile to a smaller size"):
-        codec(vae).pull_back(x0, lambda p: p)
-    codec(vae, 64).make_room(x0)

@@ -10,7 +10,7 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
   percent_to_sigma; BaseModel.process_latent_in / process_latent_out / get_dtype / manual_cast_dtype;
   ModelPatcher.clone / get_model_object / load_device; comfy.utils.ProgressBar; latent_preview.get_previewer;
   model_management.throw_exception_if_processing_interrupted / load_models_gpu / get_free_memory; VAE.decode / encode /
-  first_stage_model / process_output / memory_used_decode / vae_dtype; of model_options the guidance functions and
+  first_stage_model / process_output / vae_dtype; of model_options the guidance functions and
   denoise_mask_function (DifferentialDiffusion, 2024).
 - 0.3.7 (December 2024): comfy.patcher_extension with WrapperExecutor and WrappersMP.SAMPLER_SAMPLE / APPLY_MODEL,
   ModelPatcher.add_wrapper_with_key / remove_wrappers_with_key, model_patcher.create_model_options_clone.

@@ -1,0 +1,46 @@
+"""The memory of the decoder's gradient, told before it is taken."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from host import CHECKPOINT, node
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+
+import live_memory
+
+
+@pytest.fixture(scope="module")
+def vae(host):
+    return host.run({
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "out": node("TestCapture", value=["ckpt", 2]),
+    })[0]  # fmt: skip
+
+
+def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae):
+    """16384 pixels on a side at once; in tiles of 64 it would fit."""
+    codec = host.module("nodes.comfy_adapter.codec")
+    x0 = torch.zeros(1, 4, 2048, 2048)
+    with pytest.raises(ValueError, match=r"vae: .*GB are free. Set tile to a smaller size"):
+        codec.PixelCodec(vae).pull_back(x0, lambda p: p)
+    codec.PixelCodec(vae, 64).make_room(codec.differentiable_decoder(vae), x0)
+
+
+def test_the_memory_of_the_gradient_is_known_beforehand(host, vae, monkeypatch):
+    """What is asked for covers the bytes alive at the peak, and is not twice as much."""
+    codec, asked = host.module("nodes.comfy_adapter.codec"), []
+    management, load = codec.comfy.model_management, codec.comfy.model_management.load_models_gpu
+
+    def listening(models, memory_required=0, **more):
+        asked.append(memory_required)
+        return load(models, memory_required=memory_required, **more)
+
+    monkeypatch.setattr(management, "load_models_gpu", listening)
+    x0 = torch.zeros(2, 4, 24, 24)
+    with live_memory.LiveBytes() as live:
+        codec.PixelCodec(vae).pull_back(x0, lambda p: 1 - p)
+    weights = sum(p.nbytes for p in vae.first_stage_model.parameters())
+    assert live.peak - weights < max(asked) < 2 * live.peak
