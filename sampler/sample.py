@@ -12,7 +12,7 @@ from .constraint import Constraint, residual
 from .denoiser import Denoiser
 from .hold import Hold, is_open, stepped
 from .newton import NewtonSettings, newton_part, newton_steps
-from .renoise import RELEASED_ETA, fresh_noise, noise_like, released_noise, renoise, sample_generators
+from .renoise import RELEASED_ETA, fresh_noise, midway, noise_like, released_noise, renoise, sample_generators
 
 
 @torch.no_grad()
@@ -56,6 +56,7 @@ def sample_constrained(
     hold = Hold(constraint, settings.rate_first / settings.guidance) if settings.hold else None
     left = settings.steps(len(sigmas) - 1, advance_calls)
     resamplings = settings.resamplings(scales[:-1], advance_calls)
+    before = None
     for i, (here, there) in enumerate(itertools.pairwise(scales)):
         known = hold and hold.known(sigmas[i])
         again = bool(known) and is_open(here) and share(resamplings, 1, list(filter(is_open, scales[i:-1]))) > 0
@@ -73,6 +74,8 @@ def sample_constrained(
             x_next = advance(i, x, x0)
         else:
             c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
-            x_next = renoise(x, x0, here, there, c, noise_like(x, generators))
+            ahead = midway(x0, here, there, before) if settings.order == 2 else x0
+            x_next = renoise(x, ahead, here, there, c, noise_like(x, generators))
         x = torch.lerp(x_next, stepped(x, x0, here, there), known[0].to(x_next)) if known else x_next
+        before = x0, here
     return x

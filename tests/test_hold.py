@@ -51,7 +51,7 @@ def test_what_takes_newton_steps_and_who_is_resampled():
     other = WeightedSum((Term(Mean()),))
     both = WeightedSum((Term(MASK), *other.terms))
     assert newton_part(MASK, HELD) == (WeightedSum(()), replace(HELD, iterations=0))
-    assert newton_part(both, HELD) == (other, replace(HELD, resample=False))
+    assert newton_part(both, HELD) == (other, replace(HELD, resample=False, order=1))
     assert newton_part(MASK, NEWTON) == (MASK, NEWTON)
     free = WeightedSum(())
     assert newton_part(free, HELD) == (free, replace(HELD, iterations=0, resample=False))

@@ -56,6 +56,15 @@ def test_custom_settings_reach_the_loop(host, graph, hold, resample, calls):
     assert len(CountNode.batches) == calls
 
 
+def test_the_order_of_the_step_reaches_the_loop_and_costs_nothing(host, graph):
+    found = []
+    for order in (1, 2):
+        newton_steps(graph, "sample", hold=True, resample=False, order=order)
+        found.append(sampled(host, graph))
+        assert len(CountNode.batches) == 4
+    assert not torch.equal(*found)
+
+
 def test_cfg_evaluates_the_network_for_both_prompts(host, graph):
     graph["negative"] = node("WordConditioning", text="flags")
     graph["sample"]["inputs"] |= {"negative": ["negative", 0], "cfg": 3.0}
