@@ -102,6 +102,19 @@ def check_ratio(name: str, height: int, width: int, vae: Any) -> None:
         )
 
 
+def tile_input() -> io.Input:
+    return io.Int.Input(
+        "tile",
+        default=0,
+        min=0,
+        max=8192,
+        step=64,
+        optional=True,
+        tooltip="Side of the tiles, in pixels, in which the VAE sees the picture; 0 = all of it at once. For large "
+        "pictures, 512 for example.",
+    )
+
+
 def way_inputs() -> list[io.Input]:
     """The widgets that every pixel constraint ends with."""
     return [
@@ -113,16 +126,7 @@ def way_inputs() -> list[io.Input]:
             tooltip="How an error in pixels becomes one in the latent. forward only: a difference of two encodings; no "
             "gradient, least memory. decoder gradient: as published, backpropagates through the VAE's decoder.",
         ),
-        io.Int.Input(
-            "tile",
-            default=0,
-            min=0,
-            max=8192,
-            step=64,
-            optional=True,
-            tooltip="Side of the tiles, in pixels, in which the VAE sees the picture; 0 = all of it at once. For large "
-            "pictures, 512 for example.",
-        ),
+        tile_input(),
         io.Float.Input(
             "perturbation",
             default=0.0,

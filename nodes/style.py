@@ -9,8 +9,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import NORMALISATIONS, EncoderDifference, Features, StyleConstraint, reference_gram
-from .comfy_adapter import PixelCodec, block_features, has_encoder
+from .comfy_adapter import NO_ENCODER, PixelCodec, block_features, has_encoder
 from .constraint_spec import LatentSpace
+from .pixel_spec import tile_input
 from .sockets import CATEGORY, Constraint
 
 DIRECTIONS = ("encoder difference", "decoder gradient")
@@ -110,15 +111,7 @@ class StyleConstraintNode(io.ComfyNode):
                     "the image encoder alone. decoder gradient: as published, through the VAE's decoder too, which "
                     "takes more memory.",
                 ),
-                io.Int.Input(
-                    "tile",
-                    default=0,
-                    min=0,
-                    max=8192,
-                    step=64,
-                    optional=True,
-                    tooltip="Side of the tiles, in pixels, in which the VAE sees the picture; 0 = all of it at once.",
-                ),
+                tile_input(),
             ],
             outputs=[Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack.")],
         )
@@ -138,8 +131,5 @@ class StyleConstraintNode(io.ComfyNode):
         if vae.latent_dim != 2:
             raise ValueError("vae: it is a video or audio VAE; style works on pictures so far.")
         if direction == DIRECTIONS[0] and not has_encoder(vae):
-            raise ValueError(
-                "vae: what it encodes does not come back when decoded, so it has no encoder or not that of its "
-                "decoder. Load the complete VAE, or set direction to 'decoder gradient', which needs the decoder only."
-            )
+            raise ValueError(NO_ENCODER)
         return io.NodeOutput(StyleSpec(pictures, load, vae, normalisation, direction, tile))

@@ -15,6 +15,11 @@ from ...sampler import tiled
 
 Map = Callable[[Tensor], Tensor]
 
+NO_ENCODER = (
+    "vae: what it encodes does not come back when decoded, so it has no encoder or not that of its decoder. Load the "
+    "complete VAE, or set direction to 'decoder gradient', which needs the decoder only."
+)
+
 # Peak of a decoder's gradient over what autograd keeps for it; TAESD and the KL decoder of SD1.5 take 1.25 to 1.31.
 GRADIENT_PEAK = 1.4
 
@@ -43,10 +48,7 @@ def start_latent(vae: Any, image: Tensor, tile: int, needs_encoder: bool) -> Ten
     if has_encoder(vae):
         return PixelCodec(vae, tile).encode(image.movedim(-1, 1))
     if needs_encoder:
-        raise ValueError(
-            "vae: what it encodes does not come back when decoded, so it has no encoder or not that of its decoder. "
-            "Load the complete VAE, or set direction to 'decoder gradient', which needs the decoder only."
-        )
+        raise ValueError(NO_ENCODER)
     ratio = vae.spacial_compression_encode()
     return torch.zeros(image.shape[0], vae.latent_channels, image.shape[1] // ratio, image.shape[2] // ratio)
 
