@@ -57,7 +57,7 @@ def midway(x0: Tensor, here: Scales, there: Scales, before: tuple[Tensor, Scales
     Linear in log(alpha / s), which makes `renoise` second order: DPM-Solver++(2M), arXiv 2211.01095, algorithm 2, and
     its stochastic form. In 20 levels the first order loses a fifth of the variance that pictures should have.
     """
-    if before is None or there.s == 0:
+    if before is None or there.s == 0 or before[1] == here:  # schedules of very many steps repeat levels
         return x0
     earlier, level = before
     ratio = (log_ratio(there) - log_ratio(here)) / (log_ratio(here) - log_ratio(level))

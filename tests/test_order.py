@@ -61,5 +61,6 @@ def test_where_there_is_no_step_before_or_no_middle_the_estimate_stays():
     x0, earlier = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
     here, there = Scales(0.5, 0.5), Scales(0.75, 0.25)
     assert torch.equal(midway(x0, here, there, None), x0)
+    assert torch.equal(midway(x0, here, there, (earlier, here)), x0)  # simple repeats levels beyond 1000 steps
     assert torch.equal(midway(x0, here, there, (earlier, Scales(0.0, 1.0))), x0)  # pure noise knows no picture
     assert torch.equal(midway(x0, here, Scales(1.0, 0.0), (earlier, Scales(0.4, 0.6))), x0)
