@@ -139,6 +139,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     reevaluated = NewtonSettings(carry=False)
     return [
         newton("ours", "fast", fast, 1.2),
+        newton("ours", "fast_12", fast, 1.2, levels=12),
         newton("ours", "fast_32", fast, 1.2, levels=32),
         newton("ours", "held", replace(fast, resample=False), 1, levels=24),
         newton("ours", "newton", step, step.calls(1)),
