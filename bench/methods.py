@@ -140,7 +140,6 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     return [
         newton("ours", "fast", fast, 1.2),
         newton("ours", "fast_12", fast, 1.2, levels=12),
-        newton("ours", "fast_32", fast, 1.2, levels=32),
         newton("ours", "held", replace(fast, resample=False), 1, levels=24),
         newton("ours", "newton", step, step.calls(1)),
         newton("ours", "K1", reevaluated, reevaluated.calls(1)),

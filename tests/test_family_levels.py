@@ -5,6 +5,7 @@ s and c as published for the family: a loop written out independently has to giv
 """
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -85,6 +86,7 @@ def by_hand(hold, x, y, noises, sigmas, alpha, s, c, data=1.0):
     """
     known, residuals, calls, noises = torch.zeros(1, 1, 16, 16), [], 0, iter(noises)
     known[..., :8] = 1
+    before = None
     for here, there in itertools.pairwise(sigmas):
         nu = ((alpha(here) * data) ** 2 + s(here) ** 2) ** 0.5
         fresh = s(there) * (1 - (s(there) * alpha(here) / (s(here) * alpha(there))) ** 2) ** 0.5
@@ -97,7 +99,13 @@ def by_hand(hold, x, y, noises, sigmas, alpha, s, c, data=1.0):
         residuals.append(e[..., :8].square().mean().sqrt().item())
         if hold:
             x, x0, calls = x + min(LAMBDA / e.abs().max(), 2 / data) * nu * e, x0 + e, calls + 1
-            fresh = fresh * (1 - known)
+            fresh, ahead = fresh * (1 - known), x0
+            if before and alpha(before[1]) > 0 and there > 0:
+                last, step = (
+                    math.log(alpha(b) * s(a) / (s(b) * alpha(a))) for a, b in ((before[1], here), (here, there))
+                )
+                ahead = x0 + (1 - known) * min(step / last, 1) / 2 * (x0 - before[0])
+            before, x0, x = (x0, here), ahead, x + alpha(here) * (ahead - x0)
         else:
             calls += 2
             je = c(here) * e

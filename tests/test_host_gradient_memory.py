@@ -29,7 +29,8 @@ def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae):
     codec.PixelCodec(vae, 64).make_room(codec.differentiable_decoder(vae), x0)
 
 
-def test_the_memory_of_the_gradient_is_known_beforehand(host, vae, monkeypatch):
+@pytest.mark.parametrize(("height", "width", "tile"), [(24, 24, 0), (12, 48, 0), (32, 32, 128)])
+def test_the_memory_of_the_gradient_is_known_beforehand(host, vae, monkeypatch, height, width, tile):
     """What is asked for covers the bytes alive at the peak, and is not twice as much."""
     codec, asked = host.module("nodes.comfy_adapter.codec"), []
     management, load = codec.comfy.model_management, codec.comfy.model_management.load_models_gpu
@@ -39,8 +40,8 @@ def test_the_memory_of_the_gradient_is_known_beforehand(host, vae, monkeypatch):
         return load(models, memory_required=memory_required, **more)
 
     monkeypatch.setattr(management, "load_models_gpu", listening)
-    x0 = torch.zeros(2, 4, 24, 24)
+    x0 = torch.zeros(2, 4, height, width)
     with live_memory.LiveBytes() as live:
-        codec.PixelCodec(vae).pull_back(x0, lambda p: 1 - p)
+        codec.PixelCodec(vae, tile).pull_back(x0, lambda p: 1 - p)
     weights = sum(p.nbytes for p in vae.first_stage_model.parameters())
     assert live.peak - weights < max(asked) < 2 * live.peak

@@ -22,6 +22,8 @@ NO_ENCODER = (
 
 # Peak of a decoder's gradient over what autograd keeps for it; TAESD and the KL decoder of SD1.5 take 1.25 to 1.31.
 GRADIENT_PEAK = 1.4
+# Pictures in float32 that are alive while tiles are put together.
+CANVASES = 5
 
 
 def same(t: Tensor) -> Tensor:
@@ -119,15 +121,18 @@ class PixelCodec:
             return torch.autograd.grad(picture, z, wish(picture.detach()))[0]
 
     def make_room(self, decode: Map, x0: Tensor) -> None:
-        """Free what a tile's gradient takes, as measured on small latents."""
+        """Free what a tile's gradient takes, as measured on small latents, and the whole picture that it is put in."""
+        batch, channels, *shape = x0.shape
         cells = self.cells(x0, 1)
-        few, more = (kept_for_gradient(decode, x0.new_zeros(1, x0.shape[1], n, n)) for n in (4, 8))
-        needed = GRADIENT_PEAK * x0.shape[0] * (more - few) * cells**2 / (8**2 - 4**2)
+        height, width = (min(n, cells) for n in shape)
+        few, more = (kept_for_gradient(decode, x0.new_zeros(1, channels, n, n)) for n in (4, 8))
+        tile = GRADIENT_PEAK * (more - few) / (8**2 - 4**2) * height * width
+        needed = batch * (tile + CANVASES * 3 * 4 * self.ratio**2 * shape[0] * shape[1])
         comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=needed)
         free = comfy.model_management.get_free_memory(self.vae.device)
         if free < needed:
             raise ValueError(
-                f"vae: its decoder's gradient on {x0.shape[0]} tiles of {cells * self.ratio} pixels needs about "
+                f"vae: its decoder's gradient on {batch} tiles of {cells * self.ratio} pixels needs about "
                 f"{needed / 2**30:.1f} GB, but {free / 2**30:.1f} GB are free. Set tile to a smaller size, for example "
                 "256, or direction to 'forward only'."
             )
@@ -160,7 +165,8 @@ class Decoder(torch.nn.Module):
 def differentiable_decoder(vae: Any) -> Map:
     """Latent to unclamped picture, on copies of the weights made outside inference mode: autograd needs those."""
     module = Decoder(vae.first_stage_model)
-    weights = {k: v.detach().to(vae.device).clone() for k, v in module.state_dict(keep_vars=True).items()}
+    own = {k: v for k, v in module.state_dict(keep_vars=True).items() if "encoder" not in k}
+    weights = {k: v.detach().to(vae.device).clone() for k, v in own.items()}
     # The host's affine map from the decoder's range to pictures, measured inside of its clamp.
     black, quarter = (float(vae.process_output(torch.full((1,), v))) for v in (0.0, 0.5))
 
