@@ -105,7 +105,7 @@ def by_hand(hold, x, y, noises, sigmas, alpha, s, c, data=1.0):
                     math.log(alpha(b) * s(a) / (s(b) * alpha(a))) for a, b in ((before[1], here), (here, there))
                 )
                 ahead = x0 + (1 - known) * min(step / last, 1) / 2 * (x0 - before[0])
-            before, x0, x = (x0, here), ahead, x + alpha(here) * (ahead - x0)
+            before, x0 = (x0, here), ahead
         else:
             calls += 2
             je = c(here) * e
