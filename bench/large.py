@@ -26,7 +26,8 @@ from report import as_lines, heading
 
 from newton_pack.sampler.tiles import windows  # isort: skip
 
-JOBS, LARGEST_WHOLE = ("encode", "decode", "gradient"), 1024
+JOBS = ("encode", "decode", "gradient")
+LARGEST_WHOLE = 1024
 
 
 def mosaic(side: int) -> torch.Tensor:

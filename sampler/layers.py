@@ -7,21 +7,21 @@ what each layer expects elsewhere. m becomes the posterior: the evidence of the 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .newton import PRESETS, NewtonSettings, newton_steps
+from .newton import NewtonSettings, newton_steps
 from .operators.mask import LatentMask
 from .renoise import mixed_seed, noise_like, sample_generators
 from .sample import sample_constrained
 
 # Mean-field sweeps of the neighbours' influence; the mask has settled by then.
 SWEEPS = 5
-PAINT = replace(PRESETS["fast"], resample=False, order=1)  # one call a level: what a layer owns is held
+PAINT = NewtonSettings(hold=True)  # one call a level: what a layer owns is held
 
 
 @dataclass(frozen=True)
