@@ -21,8 +21,8 @@ PUBLISHED_ETA1 = NewtonSettings(iterations=5, rate_last=0.1, eta=1.0, carry=Fals
 class Chain:
     """Noise of a run and its ancestral step between levels."""
 
-    def __init__(self, denoise: Denoiser, like: Tensor, seed: int, eta: float = 1.0):
-        self.denoise, self.like, self.eta = denoise, like, eta
+    def __init__(self, denoise: Denoiser, like: Tensor, seed: int):
+        self.denoise, self.like = denoise, like
         self.generators = renoising.sample_generators(seed, len(like))
 
     def noise(self) -> Tensor:
@@ -30,7 +30,7 @@ class Chain:
 
     def step(self, x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
         here, there = self.denoise.scales(sigma), self.denoise.scales(sigma_next)
-        c = renoising.fresh_noise(here, there, self.eta)
+        c = renoising.fresh_noise(here, there, 1.0)
         return renoising.renoise(x, x0, here, there, c, self.noise())
 
 
@@ -42,15 +42,16 @@ def ours(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings) -> Tensor:
 
 
 @torch.no_grad()
-def replacement(denoise, x, sigmas, y, mask, seed, eta: float = 1.0) -> Tensor:
+def replacement(denoise, x, sigmas, y, mask, seed, order: int = 1) -> Tensor:
     """The stock way: at every call the known cells are y with noise of the level, and x0 has y there."""
-    chain = Chain(denoise, x, seed, eta)
+    chain, before = Chain(denoise, x, seed), None
     fixed = chain.noise()
     for sigma, sigma_next in itertools.pairwise(sigmas):
-        alpha, s, _ = denoise.scales(sigma)
-        x = torch.lerp(x, alpha * y + s * fixed, mask)
+        here, there = denoise.scales(sigma), denoise.scales(sigma_next)
+        x = torch.lerp(x, here.alpha * y + here.s * fixed, mask)
         x0 = torch.lerp(denoise(x, sigma), y, mask)
-        x = chain.step(x, x0, sigma, sigma_next)
+        ahead = renoising.midway(x0, here, there, before) if order == 2 else x0
+        x, before = chain.step(x, ahead, sigma, sigma_next), (x0, here)
     return x
 
 
@@ -147,6 +148,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         newton("published_eta1", "", PUBLISHED_ETA1, PUBLISHED_ETA1.calls(1)),
         Entry("replacement", "", replacement, 1),
         Entry("replacement_equal_calls", "", replacement, 1, levels=24),
+        Entry("replacement_order2", "", partial(replacement, order=2), 1, levels=24),
         Entry("gradient", "", gradient, 1, backward_per_level=1),
         Entry("ding", "", ding, 2),
         Entry("repaint", "", repaint, 2),
