@@ -123,8 +123,8 @@ class NewtonSettingsNode(io.ComfyNode):
                     min=1,
                     max=2,
                     optional=True,
-                    tooltip="custom: order of the sampling step between noise levels, for masks that are held and "
-                    "without a constraint. 2 keeps contrast and detail, at no further model call.",
+                    tooltip="custom, with hold: order of the sampling step between noise levels. 2 keeps contrast and "
+                    "detail, at no further model call. For masks alone.",
                 ),
             ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For the samplers of this pack.")],

@@ -26,7 +26,7 @@ class NewtonSettings:
             of the noisy input's standard deviation.
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
-        order: of the renoise step, 1, or 2 where nothing takes Newton steps (`midway`); no further call.
+        order: of the renoise step, 1, or 2 for held masks alone (`midway`); no further call.
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
         guidance: scale of classifier-free guidance, >= 1. The guided estimate overshoots by as much, so the rate of
             held masks is divided by it.
@@ -100,13 +100,14 @@ class NewtonSettings:
 def newton_part(constraint: Constraint, settings: NewtonSettings) -> tuple[Constraint, NewtonSettings]:
     """What takes Newton steps: all but held masks; and the settings, without steps where that is nothing.
 
-    Resampling is for masks alone: what else is constrained has its own second call. Newton steps are a part of x0 that
-    must not be extrapolated, so with them the order is 1.
+    Resampling and second order are for held masks alone: what else is constrained has its own second call, and its
+    steps are a part of x0 that must not be extrapolated.
     """
     part = without_masks(constraint) if settings.hold else constraint
-    if part != WeightedSum(()):
-        return part, replace(settings, resample=False, order=1)
-    return part, replace(settings, iterations=0, resample=settings.resample and part != constraint)
+    nothing = part == WeightedSum(())
+    if not nothing or part == constraint:
+        settings = replace(settings, resample=False, order=1)
+    return part, replace(settings, iterations=0) if nothing else settings
 
 
 class Steps(NamedTuple):

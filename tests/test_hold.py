@@ -54,7 +54,7 @@ def test_what_takes_newton_steps_and_who_is_resampled():
     assert newton_part(both, HELD) == (other, replace(HELD, resample=False, order=1))
     assert newton_part(MASK, NEWTON) == (MASK, NEWTON)
     free = WeightedSum(())
-    assert newton_part(free, HELD) == (free, replace(HELD, iterations=0, resample=False))
+    assert newton_part(free, HELD) == (free, replace(HELD, iterations=0, resample=False, order=1))
 
 
 def test_the_denoiser_comes_to_say_what_is_known():
@@ -94,7 +94,7 @@ def test_mixture_comes_nearer_to_the_exact_posterior():
 def test_a_mask_that_knows_nothing_is_free_sampling(rate):
     nothing = LatentMask(TRUTH, torch.zeros_like(WEIGHTS))
     free = run(batch=2, constraint=WeightedSum(()))[0]
-    assert torch.equal(run(replace(ONCE, rate_first=rate), batch=2, constraint=nothing)[0], free)
+    assert torch.equal(run(replace(ONCE, rate_first=rate, order=1), batch=2, constraint=nothing)[0], free)
 
 
 def test_batch_of_two_is_two_batches_of_one_and_the_seed_counts():

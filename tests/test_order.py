@@ -7,7 +7,7 @@ import analytic
 import numpy as np
 import pytest
 import torch
-from newton_pack.sampler import PRESETS, Scales, WeightedSum, sample_constrained
+from newton_pack.sampler import PRESETS, LatentMask, Scales, sample_constrained
 from newton_pack.sampler.renoise import midway
 from test_hold import HELD, run
 from test_laws import KNOWN, LEVELS, TRUTH
@@ -15,13 +15,13 @@ from test_laws import PRIOR as HALF_PRIOR
 
 PRIOR = analytic.Gaussian(torch.zeros(64), analytic.smooth_covariance())
 VALUES, MODES = torch.linalg.eigh(PRIOR.cov)
-FREE = WeightedSum(())
+NOTHING = LatentMask(torch.zeros(1, *analytic.SHAPE), torch.zeros(1, *analytic.SHAPE))  # is known: free sampling
 
 
 def sampled(order, levels, batch=1, eta=1.0, prior=PRIOR):
-    settings = replace(PRESETS["fast"], order=order, eta=eta)
+    settings = replace(PRESETS["fast"], order=order, eta=eta, resample=False)
     x = analytic.start_noise(batch, 0, levels[0])
-    return x, sample_constrained(prior.denoiser(), x, levels, FREE, settings, delta=0.005)
+    return x, sample_constrained(prior.denoiser(), x, levels, NOTHING, settings, delta=0.005)
 
 
 def error_of_the_flow(order, count):
