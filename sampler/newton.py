@@ -29,7 +29,7 @@ class NewtonSettings:
         order: of the renoise step, 1, or 2 for held masks alone (`midway`); no further call.
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
         guidance: scale of classifier-free guidance, >= 1. The guided estimate overshoots by as much, so the rate of
-            held masks is divided by it.
+            held masks and their second-order extrapolation are divided by it.
         resample: what held masks alone leave open is drawn anew at every middle noise level (`Hold.resample`), at one
             call each.
         carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
@@ -104,10 +104,9 @@ def newton_part(constraint: Constraint, settings: NewtonSettings) -> tuple[Const
     steps are a part of x0 that must not be extrapolated.
     """
     part = without_masks(constraint) if settings.hold else constraint
-    nothing = part == WeightedSum(())
-    if not nothing or part == constraint:
-        settings = replace(settings, resample=False, order=1)
-    return part, replace(settings, iterations=0) if nothing else settings
+    if part != WeightedSum(()):
+        return part, replace(settings, resample=False, order=1)
+    return part, replace(settings, iterations=0, resample=settings.resample and part != constraint)
 
 
 class Steps(NamedTuple):

@@ -74,7 +74,8 @@ def sample_constrained(
             x_next = advance(i, x, x0)
         else:
             c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
-            ahead = midway(x0, here, there, before) if settings.order == 2 else x0
+            middle = midway(x0, here, there, before) if known and settings.order == 2 else x0
+            ahead = torch.lerp(x0, middle, 1 / settings.guidance)
             x_next = renoise(x, ahead, here, there, c, noise_like(x, generators))
         x = torch.lerp(x_next, stepped(x, x0, here, there), known[0].to(x_next)) if known else x_next
         before = x0, here

@@ -54,7 +54,7 @@ def test_what_takes_newton_steps_and_who_is_resampled():
     assert newton_part(both, HELD) == (other, replace(HELD, resample=False, order=1))
     assert newton_part(MASK, NEWTON) == (MASK, NEWTON)
     free = WeightedSum(())
-    assert newton_part(free, HELD) == (free, replace(HELD, iterations=0, resample=False, order=1))
+    assert newton_part(free, HELD) == (free, replace(HELD, iterations=0, resample=False))
 
 
 def test_the_denoiser_comes_to_say_what_is_known():
