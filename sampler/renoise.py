@@ -52,7 +52,7 @@ def log_ratio(scales: Scales) -> float:
 
 
 def midway(x0: Tensor, here: Scales, there: Scales, before: tuple[Tensor, Scales] | None) -> Tensor:
-    """x0 in the middle of the step, extrapolated from `before`, the x0 and scales of the previous level.
+    """x0 (B, C, ..., H, W) in the middle of the step, extrapolated from `before`, x0 and scales of the previous level.
 
     Linear in log(alpha / s), which makes `renoise` second order: DPM-Solver++(2M), arXiv 2211.01095, algorithm 2, and
     its stochastic form. At most as far as half the last step: where schedules end in one that is several times longer,

@@ -21,3 +21,14 @@ def host():
     from host import Host
 
     return Host()
+
+
+@pytest.fixture(scope="module")
+def vae(host):
+    """Of the shipped checkpoint."""
+    from host import CHECKPOINT, node
+
+    return host.run({
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "out": node("TestCapture", value=["ckpt", 2]),
+    })[0]  # fmt: skip

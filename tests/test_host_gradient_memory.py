@@ -5,19 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from host import CHECKPOINT, node
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import live_memory
-
-
-@pytest.fixture(scope="module")
-def vae(host):
-    return host.run({
-        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-        "out": node("TestCapture", value=["ckpt", 2]),
-    })[0]  # fmt: skip
 
 
 def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae):

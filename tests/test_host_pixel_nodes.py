@@ -10,14 +10,6 @@ from host import CHECKPOINT, GraphError, node
 OPERATOR = {"radius": 2.0, "length": 9.0, "angle": 30.0, "quality": 10, "matrix": "0.5 0.5 0; 0 0 1", "noise": 0.0}
 
 
-@pytest.fixture(scope="module")
-def vae(host):
-    return host.run({
-        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-        "out": node("TestCapture", value=["ckpt", 2]),
-    })[0]  # fmt: skip
-
-
 def outputs(host, constraint, sockets, count=1):
     """The first outputs of the constraint node: spec, latent, picture; `sockets` are objects by input name."""
     graph = {name: give(host, kind, value) for name, (kind, value) in sockets.items()}
