@@ -1,6 +1,6 @@
 """What the method itself costs: time beside its model calls, memory beside plain sampling, and how both grow.
 
-    python dev.py bench cost --out DIR [--levels N] [--repeats N]
+    python dev.py bench cost --out DIR [--levels N] [--repeats N] [--sides CELLS] [--batches B] [--forward-only]
 
 The model has the size of SD1.5 on a GPU (bfloat16, 512 and 1024 pixels, batches of 1 and 4) and is a small one of the
 same build on a CPU (float32, three sizes); its weights are random, as neither time nor memory depends on them. Per
@@ -41,18 +41,19 @@ SIDES, BATCHES = ((64, 128), (1, 4)) if CUDA else ((16, 24, 32), (1, 2))  # late
 OWN_SIDES, OWN_BATCHES = (64, 128, 256), (1, 4)
 
 
-def cost_rows(bench: Bench) -> list[dict[str, Any]]:
-    """Ours and backpropagation beside plain sampling, at every size and batch."""
+def cost_rows(bench: Bench, sides: list[int], batches: list[int], backward: bool) -> list[dict[str, Any]]:
+    """Ours and, where wanted, backpropagation beside plain sampling, at every size and batch."""
     rows = []
-    cases = list(itertools.product(SIDES, BATCHES))
+    cases = list(itertools.product(sides, batches))
     for side, batch in tqdm(cases, unit="size"):
         base = bench.measure(plain, batch, side)
         found = {
             ("plain", "euler_ancestral"): base,
             ("ours", "fast"): bench.measure(ours(batch, side, FAST), batch, side),
             ("ours", "newton"): bench.measure(ours(batch, side, NEWTON), batch, side),
-            ("gradient", ""): bench.measure(backpropagated(batch, side), batch, side, grad=True),
         }
+        if backward:
+            found["gradient", ""] = bench.measure(backpropagated(batch, side), batch, side, grad=True)
         for (method, preset), f in found.items():
             row = {"task": "cost", "model": "SD1.5 size, random" if CUDA else "small, random", "method": method,
                    "preset": preset, "side": side, "batch": batch, "levels": bench.levels, "calls": f["calls"],
@@ -148,10 +149,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--levels", type=int, default=20 if CUDA else 5)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", type=int, default=SIDES, help="latent cells")
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
+    parser.add_argument(
+        "--forward-only", action="store_true", help="no backpropagation, which large pictures do not admit"
+    )
     opts = parser.parse_args()
     opts.out.mkdir(parents=True, exist_ok=True)
     growth = growth_rows(opts.levels, opts.repeats)
-    cost = cost_rows(Bench(random_model(), opts.levels, opts.repeats))
+    cost = cost_rows(Bench(random_model(), opts.levels, opts.repeats), opts.sides, opts.batches, not opts.forward_only)
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     head = report.heading("cost", opts, {"device": device})
     (opts.out / "cost.json").write_text(report.as_lines(head, cost + growth), encoding="utf-8")

@@ -161,10 +161,9 @@ def heading(name: str, opts: argparse.Namespace, notes: dict[str, str]) -> dict[
     """Versions, command and date of a run; of paths only the last part."""
     words = []
     for option, given in vars(opts).items():
-        if option != "out" and given is not None:
-            values = (
-                given if isinstance(given, list) else [Path(given).name if option in ("model", "folder") else given]
-            )
+        if option != "out" and given is not None and given is not False:
+            one = [] if given is True else [Path(given).name if option in ("model", "folder") else given]
+            values = given if isinstance(given, list | tuple) else one
             words.append(" ".join([f"--{option.replace('_', '-')}", *map(str, values)]))
     return {
         "versions": {"torch": torch.__version__, "python": platform.python_version(), **notes},
