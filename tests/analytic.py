@@ -64,6 +64,15 @@ class Gaussian:
         return mean, self.cov[~known][:, ~known] - a @ self.cov[known][:, ~known]
 
 
+class Consistency(Gaussian):
+    """The same pictures behind a distilled model: x0 is the end of the exact flow, not the posterior mean."""
+
+    def x0(self, x: Tensor, sigma: Tensor) -> Tensor:
+        values, modes = torch.linalg.eigh(self.cov)
+        scaled = (x.double().flatten(1) - self.mean) @ modes * (values / (values + float(sigma[0]) ** 2)).sqrt()
+        return (self.mean + scaled @ modes.T).reshape(x.shape).to(x.dtype)
+
+
 class Mixture:
     """x0 drawn from Gaussians with weights; exact denoiser and exact posterior draws."""
 
