@@ -20,7 +20,6 @@ from newton_pack.sampler import (
     motion_kernel,
     perturbed,
     sample_constrained,
-    tiled,
 )
 from newton_pack.sampler.constraint import residual
 from newton_pack.sampler.denoiser import unit_max
@@ -224,41 +223,3 @@ def test_a_target_is_reached():
         encode(picture()), 1.0
     )
     assert wish.residual.item() == pytest.approx(posterised.misfit(picture()).square().mean().sqrt().item())
-
-
-# Tiles
-
-
-@pytest.mark.parametrize("size", [(40, 56), (16, 64), (33, 47), (8, 8)], ids=str)
-@pytest.mark.parametrize(("tile", "overlap"), [(16, 4), (16, 0), (13, 6)])
-def test_tiles_of_a_local_map_leave_no_trace(size, tile, overlap):
-    """Each cell by itself: the blend's weights sum to 1, at the edges too, in both directions of scale."""
-    x = noise(2, 3, *size)
-    up = lambda t: t.repeat_interleave(8, -1).repeat_interleave(8, -2)  # noqa: E731
-    assert torch.allclose(tiled(up, x, tile, overlap, 1, 8), up(x), atol=1e-6)
-    down = lambda t: torch.nn.functional.avg_pool2d(t, 8)  # noqa: E731
-    assert torch.allclose(tiled(down, up(x), tile, overlap, 8, 1), x, atol=1e-6)
-
-
-def test_tiles_are_no_larger_than_asked_and_a_gradient_passes():
-    sizes = []
-
-    def watched(t):
-        sizes.append(max(t.shape[-2:]))
-        return t.sin()
-
-    x = noise(1, 1, 50, 70).requires_grad_()
-    out = tiled(watched, x, 16, 4, 1, 1)
-    assert max(sizes) == 16
-    g = noise(*out.shape, seed=5)
-    assert torch.allclose(torch.autograd.grad(out, x, g)[0], x.cos() * g, atol=1e-6)
-
-
-def test_blurred_tiles_have_no_seams():
-    """A filter that reaches 3 cells, over tiles that overlap by 8: no jump at a border beyond the picture's own."""
-    kernel = torch.ones(1, 1, 7, 7, dtype=torch.float64) / 49
-    blur = lambda t: torch.nn.functional.conv2d(torch.nn.functional.pad(t, (3, 3, 3, 3), "reflect"), kernel)  # noqa: E731
-    x = noise(1, 1, 96, 96)
-    seam = (tiled(blur, x, 32, 8, 1, 1) - blur(x)).abs().max()
-    hard = (tiled(blur, x, 32, 0, 1, 1) - blur(x)).abs().max()
-    assert seam < 0.35 * hard

@@ -1,14 +1,34 @@
-"""The memory of the decoder's gradient, told before it is taken."""
+"""The decoder's gradient: its value, and its memory, told before it is taken."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from graphs import SIZE
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import live_memory
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+def test_the_decoders_gradient_is_the_numerical_one(host, vae, tile):
+    """-d|y - A Dec(x0)| / dx0 along random directions, in tiles as decoded in tiles."""
+    codec = host.module("nodes.comfy_adapter.codec").PixelCodec(vae, tile)
+    x0 = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    goal = torch.full((1, 3, SIZE, SIZE), 0.5)
+    with torch.inference_mode():
+        e = codec.pull_back(x0, lambda p: goal - p)
+        raw = host.module("nodes.comfy_adapter.codec").differentiable_decoder(vae)
+
+        def energy(z):
+            return 0.5 * (goal - codec.over_tiles(raw, z, 1, 8)).double().square().sum().item()
+
+        for d in (e, torch.randn(x0.shape, generator=torch.Generator().manual_seed(10))):
+            d = d / d.norm()
+            slope = (energy(x0 + 0.02 * d) - energy(x0 - 0.02 * d)) / 0.04
+            assert -(e * d).sum().item() == pytest.approx(slope, abs=0.01 * e.norm().item())
 
 
 def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae):
