@@ -28,9 +28,10 @@ class Chain:
     def noise(self) -> Tensor:
         return renoising.noise_like(self.like, self.generators)
 
-    def step(self, x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    def step(self, x: Tensor, x0: Tensor, sigma: float, sigma_next: float, c: float | None = None) -> Tensor:
+        """With fresh noise of deviation c; None: that of ancestral sampling."""
         here, there = self.denoise.scales(sigma), self.denoise.scales(sigma_next)
-        c = renoising.fresh_noise(here, there, 1.0)
+        c = renoising.fresh_noise(here, there, 1.0) if c is None else c
         return renoising.renoise(x, x0, here, there, c, self.noise())
 
 
@@ -42,17 +43,25 @@ def ours(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings) -> Tensor:
 
 
 @torch.no_grad()
-def replacement(denoise, x, sigmas, y, mask, seed, order: int = 1) -> Tensor:
+def replacement(denoise, x, sigmas, y, mask, seed, order: int = 1, released: bool = False) -> Tensor:
     """The stock way: at every call the known cells are y with noise of the level, and x0 has y there."""
     chain, before = Chain(denoise, x, seed), None
     fixed = chain.noise()
-    for sigma, sigma_next in itertools.pairwise(sigmas):
+    for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
         here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         x = torch.lerp(x, here.alpha * y + here.s * fixed, mask)
         x0 = torch.lerp(denoise(x, sigma), y, mask)
         ahead = renoising.midway(x0, here, there, before) if order == 2 else x0
-        x, before = chain.step(x, ahead, sigma, sigma_next), (x0, here)
+        c = released_noise(denoise, sigmas, i) if released else None
+        x, before = chain.step(x, ahead, sigma, sigma_next, c), (x0, here)
     return x
+
+
+def released_noise(denoise: Denoiser, sigmas: list[float], i: int) -> float:
+    """As `paper` has it."""
+    here, there = denoise.scales(sigmas[i]), denoise.scales(sigmas[i + 1])
+    table = renoising.released_noise(sigmas)
+    return table[i] if table and there.s > 0 else renoising.fresh_noise(here, there, renoising.RELEASED_ETA)
 
 
 @torch.no_grad()
@@ -149,6 +158,8 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("replacement", "", replacement, 1),
         Entry("replacement_equal_calls", "", replacement, 1, levels=24),
         Entry("replacement_order2", "", partial(replacement, order=2), 1, levels=24),
+        Entry("replacement_released", "", partial(replacement, released=True), 1),
+        Entry("replacement_220", "", replacement, 1, levels=220),
         Entry("gradient", "", gradient, 1, backward_per_level=1),
         Entry("ding", "", ding, 2),
         Entry("repaint", "", repaint, 2),
