@@ -27,7 +27,6 @@ from tqdm import tqdm
 
 from newton_pack.sampler.tiles import windows  # isort: skip
 
-JOBS = ("encode", "decode", "gradient")
 LARGEST_WHOLE = 1024
 
 
