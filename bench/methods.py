@@ -47,21 +47,21 @@ def replacement(denoise, x, sigmas, y, mask, seed, order: int = 1, released: boo
     """The stock way: at every call the known cells are y with noise of the level, and x0 has y there."""
     chain, before = Chain(denoise, x, seed), None
     fixed = chain.noise()
-    for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
+    noises = as_published(denoise, sigmas) if released else [None] * (len(sigmas) - 1)
+    for (sigma, sigma_next), c in zip(itertools.pairwise(sigmas), noises, strict=True):
         here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         x = torch.lerp(x, here.alpha * y + here.s * fixed, mask)
         x0 = torch.lerp(denoise(x, sigma), y, mask)
         ahead = renoising.midway(x0, here, there, before) if order == 2 else x0
-        c = released_noise(denoise, sigmas, i) if released else None
         x, before = chain.step(x, ahead, sigma, sigma_next, c), (x0, here)
     return x
 
 
-def released_noise(denoise: Denoiser, sigmas: list[float], i: int) -> float:
-    """As `paper` has it."""
-    here, there = denoise.scales(sigmas[i]), denoise.scales(sigmas[i + 1])
-    table = renoising.released_noise(sigmas)
-    return table[i] if table and there.s > 0 else renoising.fresh_noise(here, there, renoising.RELEASED_ETA)
+def as_published(denoise: Denoiser, sigmas: list[float]) -> list[float]:
+    """Fresh noise c of each step of the released loop; elsewhere than on its own levels its constant eta."""
+    scales = [denoise.scales(sigma) for sigma in sigmas]
+    c = [renoising.fresh_noise(*step, renoising.RELEASED_ETA) for step in itertools.pairwise(scales)]
+    return [*(renoising.released_noise(sigmas) or c)[:-1], c[-1]]
 
 
 @torch.no_grad()
