@@ -101,15 +101,8 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def operators(size: int) -> dict[str, Any]:
-    def small(factor: int) -> tuple[int, int]:
-        return size // factor, size // factor
-
-    return {
-        "area x4": sampler.Resample.by_factor(small(4), 4, smooth=True),
-        "area x8": sampler.Resample.by_factor(small(8), 8, smooth=True),
-        "gaussian blur 2": sampler.Blur(sampler.gaussian_kernel(2.0)),
-        "grey": sampler.grey(),
-    }
+    areas = {f"area x{f}": sampler.Resample.by_factor((size // f, size // f), f, smooth=True) for f in (4, 8)}
+    return areas | {"gaussian blur 2": sampler.Blur(sampler.gaussian_kernel(2.0)), "grey": sampler.grey()}
 
 
 def agreement(case: Case, name: str, size: int, bar: tqdm) -> list[dict]:

@@ -67,14 +67,9 @@ def test_combined_constraints_cost_no_further_calls(host, graph):
     top[:, : SIZE // 2] = 0
     graph["top"] = give(host, "MASK", top)
     graph["other"] = node(
-        "LatentMaskConstraint",
-        image=["image", 0],
-        mask=["top", 0],
-        vae=["ckpt", 2],
-        fill="none",
-        erode=0,
+        "LatentMaskConstraint", image=["image", 0], mask=["top", 0], vae=["ckpt", 2], fill="none", erode=0,
         partial_cells=True,
-    )
+    )  # fmt: skip
     graph["both"] = combined(constraint_b=["other", 0])
     graph["sample"]["inputs"] |= {"constraint": ["both", 0], "steps": 20}
     out = sampled(host, graph)
@@ -104,14 +99,9 @@ def test_a_constraint_scheduled_away_does_nothing(host, graph):
 def test_masks_that_keep_different_pictures_are_reported(host, graph, caplog):
     graph["inverted"] = give(host, "IMAGE", 1 - picture()[0])
     graph["other"] = node(
-        "LatentMaskConstraint",
-        image=["inverted", 0],
-        mask=["mask", 0],
-        vae=["ckpt", 2],
-        fill="extend",
-        erode=0,
+        "LatentMaskConstraint", image=["inverted", 0], mask=["mask", 0], vae=["ckpt", 2], fill="extend", erode=0,
         partial_cells=True,
-    )
+    )  # fmt: skip
     graph["both"] = combined(constraint_b=["other", 0])
     sample = graph["sample"]
     sample["inputs"]["constraint"] = ["both", 0]
