@@ -8,7 +8,6 @@ Half-hidden emoji with their own words as prompt, on the demo checkpoint. Writes
 import argparse
 import csv
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import report
@@ -33,14 +32,6 @@ def conditioning(words: list[str]) -> list:
     from newton_pack.nodes.word_vectors import embed_words
 
     return [[torch.stack([embed_words(w) for w in words]), {"pooled_output": torch.zeros(len(words), 768)}]]
-
-
-def guided(entry: Entry, cfg: float) -> Entry:
-    """Ours told of the guidance, as the node is by its guider."""
-    if entry.method != "ours":
-        return entry
-    settings = replace(entry.run.keywords["settings"], guidance=cfg)
-    return replace(entry, run=partial(entry.run, settings=settings))
 
 
 def run_entry(target: CheckpointTarget, entry: Entry, levels: int, cases: Cases) -> tuple:
@@ -77,7 +68,7 @@ def main() -> None:
     for cfg, levels in tqdm([(c, n) for n in opts.levels for c in opts.cfg], unit="setting"):
         target.cfg = cfg
         made: Made = {}
-        for entry in (guided(e, cfg) for e in entries(target.dtype) if e.label in COMPARED):
+        for entry in (e for e in entries(target.dtype) if e.label in COMPARED):
             pictures, calls = run_entry(target, entry, levels, cases)
             made[entry.label] = cases, pictures
             head = {"task": "inpaint", "model": target.name, "method": entry.method, "preset": entry.preset}

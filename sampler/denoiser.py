@@ -30,6 +30,12 @@ class Denoiser:
         model: maps `x` (B, C, ..., H, W) and `sigma` (B,) to x0 of the shape of `x`.
         scales: maps a noise level to its `Scales`; sigma = 0 must give alpha > 0 and s = 0.
         model_nearby: stands for the model close to where it was called last, at less cost.
+        conditional: what the model's last call said before guidance was added, of the shape of x0; None where it does
+            not tell.
+
+    Attributes:
+        calls: NFE so far.
+        guidance: what guidance added to x0 in the last call, as far as the model tells.
     """
 
     def __init__(
@@ -37,15 +43,21 @@ class Denoiser:
         model: Callable[[Tensor, Tensor], Tensor],
         scales: Callable[[float], Scales],
         model_nearby: Callable[[Tensor, Tensor], Tensor] | None = None,
+        conditional: Callable[[], Tensor | None] = lambda: None,
     ):
         self.model = model
         self.scales = scales
         self.model_nearby = model_nearby
+        self.conditional = conditional
         self.calls = 0
+        self.guidance: Tensor | float = 0.0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         self.calls += 1
-        return self.model(x, x.new_full((x.shape[0],), sigma))
+        x0 = self.model(x, x.new_full((x.shape[0],), sigma))
+        before = self.conditional()
+        self.guidance = 0.0 if before is None else x0 - before
+        return x0
 
     def nearby(self, x: Tensor, sigma: float) -> Tensor:
         """x0 at a small perturbation of the last input."""

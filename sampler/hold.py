@@ -42,6 +42,9 @@ class Hold:
     x0 then belongs to an x that explains y. The step itself is the perturbation: the next level's only call applies J
     to it in passing.
 
+    Under guidance e is the error of the estimate before it: guidance overshoots, and noise that learnt to make up for
+    that would spoil the rest of x0. What is open stays guided.
+
     Several masks share what they both know by their weights.
 
     Attributes:
@@ -64,22 +67,26 @@ class Hold:
         y = sum(share * mask.y for share, (_, mask) in zip(shares, masks, strict=True))
         return functools.reduce(torch.maximum, weights), y / torch.where(total > 0, total, 1.0)
 
-    def correct(self, x: Tensor, x0: Tensor, known: Known, here: Scales) -> tuple[Tensor, Tensor, Tensor]:
+    def correct(
+        self, x: Tensor, x0: Tensor, guidance: Tensor | float, known: Known, here: Scales
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x moved along e, x0 with the known values, and e; per sample."""
         weights, y = known
-        e = weights * (y - x0)
+        off = weights * (y - x0)
+        e = off + weights * guidance
         length = (self.rate / max_abs(e).clamp(min=1e-30)).clamp(max=GAIN / here.data)
-        return x + length * here.nu * e, x0 + e, e
+        return x + length * here.nu * e, x0 + off, e
 
     def resample(self, denoise: Denoiser, x: Tensor, sigma: float, known: Known, noise: Tensor) -> Tensor:
         """One call: x corrected, and what is not known noised anew from x0, at the same noise level, W by W.
 
         Its noise was drawn at higher levels, before it could fit the known values. RePaint (arXiv 2201.09865, section
-        4.2) does this by going back to a higher level; there, known values take fresh noise as well.
+        4.2) does this by going back to a higher level; there, known values take fresh noise as well. x0 is the estimate
+        before guidance, which would otherwise add up.
         """
-        here = denoise.scales(sigma)
-        x, x0, _ = self.correct(x, denoise(x, sigma), known, here)
-        weights = known[0].to(x)
+        here, weights = denoise.scales(sigma), known[0].to(x)
+        x, x0, _ = self.correct(x, denoise(x, sigma), denoise.guidance, known, here)
+        x0 = x0 - (1 - weights) * denoise.guidance
         fresh = (1 - weights**2).sqrt()  # noise keeps its variance where weights are soft
         return here.alpha * x0 + weights * (x - here.alpha * x0) + fresh * here.s * noise
 

@@ -28,8 +28,6 @@ class NewtonSettings:
         eta: fresh noise of the renoise step, 0 (DDIM) to 1 (ancestral); None is the released schedule.
         order: of the renoise step, 1, or 2 for held masks alone (`midway`); no further call.
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
-        guidance: scale of classifier-free guidance, >= 1. The guided estimate overshoots by as much, so the rate of
-            held masks and their second-order extrapolation are divided by it.
         resample: what held masks alone leave open is drawn anew at every middle noise level (`Hold.resample`), at one
             call each.
         carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
@@ -51,7 +49,6 @@ class NewtonSettings:
     hold: bool = False
     resample: bool = False
     order: int = 1
-    guidance: float = 1.0
 
     def rates(self) -> list[float]:
         """lambda_k, k = 0 ... K - 1."""

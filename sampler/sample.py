@@ -53,7 +53,7 @@ def sample_constrained(
     eta = RELEASED_ETA if settings.eta is None else settings.eta
     scales = [denoise.scales(sigma) for sigma in sigmas]
     others, settings = newton_part(constraint, settings)
-    hold = Hold(constraint, settings.rate_first / settings.guidance) if settings.hold else None
+    hold = Hold(constraint, settings.rate_first) if settings.hold else None
     left = settings.steps(len(sigmas) - 1, advance_calls)
     resamplings = settings.resamplings(scales[:-1], advance_calls)
     before = None
@@ -67,15 +67,14 @@ def sample_constrained(
         x, x0, steps = newton_steps(denoise, x, sigmas[i], others, settings, delta, iterations)
         left -= steps.taken
         if known:
-            x, x0, e = hold.correct(x, x0, known, here)
+            x, x0, e = hold.correct(x, x0, denoise.guidance, known, here)
             steps = steps.with_held(residual(e), again)
         callback({"i": i, "x": x, "sigma": sigmas[i], "denoised": x0, "steps": steps})
         if advance is not None:
             x_next = advance(i, x, x0)
         else:
             c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
-            middle = midway(x0, here, there, before) if known and settings.order == 2 else x0
-            ahead = torch.lerp(x0, middle, 1 / settings.guidance)
+            ahead = midway(x0, here, there, before) if known and settings.order == 2 else x0
             x_next = renoise(x, ahead, here, there, c, noise_like(x, generators))
         x = torch.lerp(x_next, stepped(x, x0, here, there), known[0].to(x_next)) if known else x_next
         before = x0, here

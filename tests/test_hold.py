@@ -64,6 +64,41 @@ def test_the_denoiser_comes_to_say_what_is_known():
     assert errors[0.5] < 0.5 * errors[0]
 
 
+def run_guided(added, told=True, settings=HELD):
+    """The same run behind a guidance that adds `added` to every estimate."""
+    seen = []
+
+    def model(x, sigma):
+        seen[:] = [PRIOR.x0(x, sigma)]
+        return seen[0] + added
+
+    denoise = Denoiser(model, PRIOR.scales, conditional=lambda: seen[0] if told else None)
+    x = analytic.start_noise(64, 1000, LEVELS[0])
+    return sample_constrained(denoise, x, LEVELS, MASK, settings, 0.005)
+
+
+def test_guidance_of_what_is_known_changes_nothing():
+    """Held values stand for it; where the model does not tell, the noise learns to make up for it."""
+    plain, overshoot = run_guided(0.0), 0.5 * WEIGHTS
+    assert torch.allclose(run_guided(overshoot), plain, atol=1e-4)
+    assert (run_guided(overshoot, told=False) - plain).abs().max() > 0.1
+
+
+def test_guidance_of_what_is_open_stays():
+    plain, added = run_guided(0.0), 0.5 * (1 - WEIGHTS)
+    moved = (run_guided(added) - plain).flatten(1)[:, ~KNOWN].mean()
+    print(f"\nhidden mean moved by {moved:.2f} for .5 at every level")
+    assert moved > 0.5
+
+
+def test_what_is_drawn_anew_is_drawn_around_the_estimate_before_guidance():
+    seen = [torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))]
+    denoise = Denoiser(lambda x, sigma: seen[0] + 3, PRIOR.scales, conditional=lambda: seen[0])
+    hold, x = Hold(MASK, 0.5), torch.zeros(2, 1, 8, 8)
+    drawn = hold.resample(denoise, x, 2.0, hold.known(2.0), torch.zeros_like(x))
+    assert torch.allclose(drawn[:, :, :, 4:], seen[0][:, :, :, 4:], atol=1e-6)
+
+
 def test_hidden_mean_comes_nearer_to_the_posterior_mean_than_by_replacement():
     held = distance_to_posterior_mean(run(batch=400)[0])
     stock = distance_to_posterior_mean(replacement(analytic.start_noise(400, 1000, LEVELS[0]), PRIOR, TRUTH, WEIGHTS))

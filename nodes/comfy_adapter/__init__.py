@@ -21,6 +21,7 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 from .clip_vision import block_features
 from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
 from .doors import SINGLE_STEP, constrain_model, constrain_sampler
+from .guidance import Conditional
 from .guider import Turns, sample_in_turns, samples_at_once, simple_levels
 from .run import sample_latent, scheduler_names
 from .sampling import make_sampler
@@ -29,6 +30,7 @@ from .scales import measured_scales
 __all__ = [
     "NO_ENCODER",
     "SINGLE_STEP",
+    "Conditional",
     "PixelCodec",
     "Turns",
     "block_features",

@@ -1,4 +1,4 @@
-"""Classifier-free guidance at one network evaluation, close to where it is known."""
+"""The conditional estimate behind classifier-free guidance, and guidance at one network evaluation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,25 @@ import comfy.samplers
 from torch import Tensor
 
 HOOK = "sampler_calc_cond_batch_function"  # the host's own, for the evaluation of a model's prompts
+AFTER = "sampler_post_cfg_function"
+
+
+class Conditional:
+    """The conditional estimate of the last call, as guiders hand it to functions after guidance.
+
+    None where a guider hands nothing on.
+    """
+
+    def __init__(self):
+        self.x0: Tensor | None = None
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        self.x0 = args["cond_denoised"]
+        return args["denoised"]
+
+    def watch(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the options with which it is kept."""
+        return options | {AFTER: [self, *options.get(AFTER, [])]}
 
 
 class FrozenGuidance:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -26,7 +25,7 @@ from ...sampler import (
     sample_constrained,
 )
 from ..constraint_spec import ConstraintSpec, LatentSpace
-from .guidance import FrozenGuidance
+from .guidance import Conditional, FrozenGuidance
 from .others import GuidanceMemory, weights_over_time, without_step_caches
 from .scales import check_latent, measured_scales
 
@@ -122,11 +121,10 @@ def newton_function(
             return driver(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
     else:
         options = without_step_caches(options)
-    guidance = max(1.0, getattr(model_k.inner_model, "cfg", 1.0))
-    settings = replace(newton_part(bound, settings)[1], guidance=guidance)
-    memory, evaluations = GuidanceMemory(options), Evaluations()
+    settings = newton_part(bound, settings)[1]
+    memory, evaluations, conditional = GuidanceMemory(options), Evaluations(), Conditional()
     base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
-    extra_args = extra_args | {"denoise_mask": None, "model_options": evaluations.watch(options)}
+    extra_args = extra_args | {"denoise_mask": None, "model_options": conditional.watch(evaluations.watch(options))}
     delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
     recorder, driven = Recorder(len(levels) - 1, x), driver_calls * sum(sigma > 0 for sigma in levels[1:])
     scales = measured_scales(base.model_sampling)
@@ -163,7 +161,7 @@ def newton_function(
         if callback is not None:
             callback(info)
 
-    denoise, advance = Denoiser(model, scales, nearby), drive if driver else None
+    denoise, advance = Denoiser(model, scales, nearby, lambda: conditional.x0), drive if driver else None
     with tqdm(total=total, disable=disable, unit="call") as bar:
         out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, driven, level_done)
     evals = evaluations.pictures // len(x)
