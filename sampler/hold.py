@@ -86,9 +86,14 @@ class Hold:
         """
         here, weights = denoise.scales(sigma), known[0].to(x)
         x, x0, _ = self.correct(x, denoise(x, sigma), denoise.guidance, known, here)
-        x0 = x0 - (1 - weights) * denoise.guidance
+        x0 = unguided(x0, denoise.guidance, known)
         fresh = (1 - weights**2).sqrt()  # noise keeps its variance where weights are soft
         return here.alpha * x0 + weights * (x - here.alpha * x0) + fresh * here.s * noise
+
+
+def unguided(x0: Tensor, guidance: Tensor | float, known: Known) -> Tensor:
+    """x0 with the known values, and without what guidance added to what is open."""
+    return x0 - (1 - known[0].to(x0)) * guidance
 
 
 def stepped(x: Tensor, x0: Tensor, here: Scales, there: Scales) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .budget import share
 from .constraint import Constraint, residual
 from .denoiser import Denoiser
-from .hold import Hold, is_open, stepped
+from .hold import Hold, is_open, stepped, unguided
 from .newton import NewtonSettings, newton_part, newton_steps
 from .renoise import RELEASED_ETA, fresh_noise, midway, noise_like, released_noise, renoise, sample_generators
 
@@ -66,16 +66,18 @@ def sample_constrained(
         iterations = share(left, settings.iterations, scales[i:-1])
         x, x0, steps = newton_steps(denoise, x, sigmas[i], others, settings, delta, iterations)
         left -= steps.taken
+        own = x0  # what second order extrapolates: not guidance, which is large and unsteady
         if known:
             x, x0, e = hold.correct(x, x0, denoise.guidance, known, here)
+            own = unguided(x0, denoise.guidance, known)
             steps = steps.with_held(residual(e), again)
         callback({"i": i, "x": x, "sigma": sigmas[i], "denoised": x0, "steps": steps})
         if advance is not None:
             x_next = advance(i, x, x0)
         else:
             c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
-            ahead = midway(x0, here, there, before) if known and settings.order == 2 else x0
+            ahead = midway(own, here, there, before) + (x0 - own) if known and settings.order == 2 else x0
             x_next = renoise(x, ahead, here, there, c, noise_like(x, generators))
         x = torch.lerp(x_next, stepped(x, x0, here, there), known[0].to(x_next)) if known else x_next
-        before = x0, here
+        before = own, here
     return x

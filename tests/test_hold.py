@@ -91,6 +91,21 @@ def test_guidance_of_what_is_open_stays():
     assert moved > 0.5
 
 
+def test_guidance_is_not_extrapolated():
+    """An estimate that stays, under guidance that does not: second order has nothing to add."""
+    fixed, x = PRIOR.draw(4, seed=1), analytic.start_noise(4, 1000, LEVELS[0])
+
+    def run(order, told):
+        guided = Denoiser(
+            lambda x, sigma: fixed + float(sigma[0]) * (1 - WEIGHTS), PRIOR.scales,
+            conditional=lambda: fixed if told else None,
+        )  # fmt: skip
+        return sample_constrained(guided, x, LEVELS, MASK, replace(ONCE, order=order), 0.005)
+
+    assert torch.allclose(run(2, told=True), run(1, told=True), atol=1e-5)
+    assert (run(2, told=False) - run(1, told=False)).abs().max() > 0.1
+
+
 def test_what_is_drawn_anew_is_drawn_around_the_estimate_before_guidance():
     seen = [torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))]
     denoise = Denoiser(lambda x, sigma: seen[0] + 3, PRIOR.scales, conditional=lambda: seen[0])
