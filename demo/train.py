@@ -138,9 +138,15 @@ def encode_all(vae: torch.nn.Module, pictures: torch.Tensor, device: str) -> tor
 
 
 def train_network(
-    run: Run, layout: Layout, latents: torch.Tensor, rows: list[dict[str, str]], seconds: float, device: str
+    run: Run,
+    layout: Layout,
+    latents: torch.Tensor,
+    rows: list[dict[str, str]],
+    drop: float,
+    seconds: float,
+    device: str,
 ) -> None:
-    """Prediction of the layout's target at uniform u; words are dropped singly and all together for guidance.
+    """Prediction of the layout's target at uniform u; words are dropped singly, and all together in a share `drop`.
 
     The loss is relative to its running mean at the same noise level (as in EDM2, arXiv 2312.02696, section 2.3), else
     the unpredictable detail of low noise drowns the shapes, which are decided at high noise.
@@ -153,7 +159,7 @@ def train_network(
         pick = torch.randint(len(rows), (16,))
         side = torch.randint(2, (16,)) * flips[pick]
         keep = torch.rand(16, TOKENS, 1) > 0.15
-        whole = torch.rand(16, 1, 1) > 0.1
+        whole = torch.rand(16, 1, 1) > drop
         u = (torch.arange(16) + torch.rand(16)) / 16  # every band in every step
         band = (BANDS * u).long()
         z, u = latents[pick, side].to(device), u.to(device)
@@ -177,6 +183,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--vae-hours", type=float, default=0.3)
     parser.add_argument("--font", help="path of NotoColorEmoji.ttf with bitmaps")
+    parser.add_argument("--drop", type=float, default=0.1, help="share of prompts dropped as a whole")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--export", type=Path, help="write the checkpoint here when the time is up")
@@ -205,7 +212,7 @@ def main() -> None:
     network = Run(opts.work / f"{opts.layout}.pt", layout.make(), 3e-4, device)
     torch.manual_seed(opts.seed + network.step)
     kept = [r for r, used in zip(rows, train, strict=True) if used]
-    train_network(network, layout, latents, kept, end - time.time(), device)
+    train_network(network, layout, latents, kept, opts.drop, end - time.time(), device)
     if opts.export:
         export(opts.export, layout, vae.ema, mean, std, network.ema, opts.seed, network.step)
 
