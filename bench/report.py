@@ -162,7 +162,8 @@ def heading(name: str, opts: argparse.Namespace, notes: dict[str, str]) -> dict[
     words = []
     for option, given in vars(opts).items():
         if option != "out" and given is not None and given is not False:
-            one = [] if given is True else [Path(given).name if option in ("model", "folder") else given]
+            path = option == "model" or isinstance(given, Path)
+            one = [] if given is True else [Path(given).name if path else given]
             values = given if isinstance(given, list | tuple) else one
             words.append(" ".join([f"--{option.replace('_', '-')}", *map(str, values)]))
     return {

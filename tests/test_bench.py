@@ -1,5 +1,6 @@
 """Laws of the benchmark's measures and masks."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import live_memory
 import masks
 import methods
 import metrics
+import report
 
 RNG = np.random.default_rng(0)
 SIZE = 32
@@ -124,6 +126,14 @@ def test_fast_comes_nearer_to_the_exact_posterior_than_the_published_loop_at_eta
     print(f"\nenergy distance to the posterior: {by_label}")
     assert by_label["ours/fast"] < by_label["published_eta1"]
     assert by_label["ours/fast"] < by_label["replacement"] / 2
+
+
+def test_a_command_in_the_results_names_files_without_their_folders():
+    opts = argparse.Namespace(
+        out=Path("a/out"), checkpoint=Path("a/b.safetensors"), model="c/d.safetensors", cfg=[1.0, 4.0]
+    )
+    command = report.heading("cfg", opts, {})["command"]
+    assert command == "dev.py bench cfg --checkpoint b.safetensors --model d.safetensors --cfg 1.0 4.0"
 
 
 def test_live_bytes_are_those_of_the_tensors_alive():
