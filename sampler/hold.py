@@ -85,7 +85,8 @@ class Hold:
         before guidance, which would otherwise add up.
         """
         here, weights = denoise.scales(sigma), known[0].to(x)
-        x, x0, _ = self.correct(x, denoise(x, sigma), denoise.guidance, known, here)
+        x0 = denoise(x, sigma)
+        x, x0, _ = self.correct(x, x0, denoise.guidance, known, here)
         x0 = unguided(x0, denoise.guidance, known)
         fresh = (1 - weights**2).sqrt()  # noise keeps its variance where weights are soft
         return here.alpha * x0 + weights * (x - here.alpha * x0) + fresh * here.s * noise
