@@ -35,7 +35,7 @@ class Denoiser:
 
     Attributes:
         calls: NFE so far.
-        guidance: what guidance added to x0 in the last call, as far as the model tells.
+        guidance: what guidance added to x0 in the last call, of its shape; 0 where the model does not tell.
     """
 
     def __init__(

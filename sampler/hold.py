@@ -70,7 +70,11 @@ class Hold:
     def correct(
         self, x: Tensor, x0: Tensor, guidance: Tensor | float, known: Known, here: Scales
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x moved along e, x0 with the known values, and e; per sample."""
+        """x moved along e, x0 with the known values, and e, all (B, C, ..., H, W); per sample.
+
+        Args:
+            guidance: what guidance added to x0, of its shape, or 0.
+        """
         weights, y = known
         off = weights * (y - x0)
         e = off + weights * guidance
@@ -93,7 +97,7 @@ class Hold:
 
 
 def unguided(x0: Tensor, guidance: Tensor | float, known: Known) -> Tensor:
-    """x0 with the known values, and without what guidance added to what is open."""
+    """x0 (B, C, ..., H, W), which has the known values, without what guidance added to what is open."""
     return x0 - (1 - known[0].to(x0)) * guidance
 
 

@@ -13,7 +13,7 @@ AFTER = "sampler_post_cfg_function"
 class Conditional:
     """The conditional estimate of the last call, as guiders hand it to functions after guidance.
 
-    None where a guider hands nothing on.
+    `x0` has the shape of the latent (B, C, ..., H, W); None where a guider hands nothing on.
     """
 
     def __init__(self):
