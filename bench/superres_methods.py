@@ -61,7 +61,8 @@ class Entry:
 
 def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     """Everything that is compared, on a network of this precision."""
-    fast, gradient, vae = (in_dtype(s, dtype) for s in (sampler.PRESETS["fast"], PUBLISHED, PUBLISHED_VAE))
+    presets = sampler.PRESETS["fast"], sampler.PRESETS["thorough"], PUBLISHED, PUBLISHED_VAE
+    fast, thorough, gradient, vae = (in_dtype(s, dtype) for s in presets)
     return [
         Entry("bicubic", "", None, closed=False),
         Entry("backprojection", "", None),
@@ -70,6 +71,8 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("published", "vae", partial(newton, settings=vae), 20),
         Entry("ours", "gradient", partial(newton, settings=fast), 20, 1),
         Entry("ours", "fast", partial(newton, settings=fast), 20),
+        Entry("ours", "fast_10", partial(newton, settings=fast), 10, strength=0.6),
+        Entry("ours", "thorough", partial(newton, settings=thorough), 6, strength=0.6),
         Entry("ours", "fast_perturbed", partial(newton, settings=fast), 20, perturbation=0.1),
     ]
 

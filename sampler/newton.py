@@ -30,7 +30,8 @@ class NewtonSettings:
         hold: latent masks are held (`Hold`) instead of taking Newton steps: no call beyond the plain one a level.
         resample: what held masks alone leave open is drawn anew at every middle noise level (`Hold.resample`), at one
             call each.
-        carry: move x0 together with x instead of evaluating the denoiser again: two calls a level for K = 1.
+        carry: move x0 together with x in a level's last step, instead of evaluating the denoiser again: 2 K calls a
+            level.
         max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
         conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
@@ -58,12 +59,16 @@ class NewtonSettings:
     def delta_for(self, dtype: torch.dtype) -> float:
         return DELTA_BY_DTYPE.get(dtype, 0.4) if self.delta is None else self.delta
 
-    @property
-    def calls_per_step(self) -> int:
-        return 1 if self.carry else 2
+    def cost(self, steps: int, levels: int) -> int:
+        """Denoiser calls of Newton steps that lie evenly over noise levels, beyond the plain one of each level."""
+        return 2 * steps - self.carry * min(steps, levels)
 
-    def steps(self, levels: int, other_calls: int = 0) -> int:
-        """Newton steps that a run over `levels` noise levels can afford.
+    def steps(self, calls: int, levels: int) -> int:
+        """Newton steps over noise levels that so many calls pay for."""
+        return min(calls, (calls + levels) // 2) if self.carry else calls // 2
+
+    def spare(self, levels: int, other_calls: int = 0) -> int:
+        """Calls for Newton steps that a run over `levels` noise levels can afford.
 
         Args:
             other_calls: what another sampler's own steps cost beyond one call a level.
@@ -71,7 +76,7 @@ class NewtonSettings:
         Raises:
             ValueError: `max_calls` does not even pay for sampling without a constraint.
         """
-        wanted, plain = levels * self.iterations, levels + other_calls
+        wanted, plain = self.cost(levels * self.iterations, levels), levels + other_calls
         if not self.max_calls:
             return wanted
         if self.max_calls < plain:
@@ -79,14 +84,14 @@ class NewtonSettings:
                 f"max_calls: {self.max_calls} model calls do not suffice for {levels} noise levels, which take {plain} "
                 f"even without corrections. Allow at least {plain} in Newton Settings, or sample in fewer steps."
             )
-        return min(wanted, (self.max_calls - plain) // self.calls_per_step)
+        return min(wanted, self.max_calls - plain)
 
     def calls(self, levels: int, other_calls: int = 0) -> int:
         """Denoiser calls of a run over `levels` noise levels; fewer where a residual target is reached.
 
         Without resampling, see `resamplings`.
         """
-        return levels + other_calls + self.steps(levels, other_calls) * self.calls_per_step
+        return levels + other_calls + self.cost(self.steps(self.spare(levels, other_calls), levels), levels)
 
     def resamplings(self, scales: list[Scales], other_calls: int = 0) -> int:
         """Resamplings that a run over these noise levels can afford, for masks alone."""
@@ -154,7 +159,9 @@ def newton_steps(
         return x, x0, Steps(length, length, 0, "silent")
     first = wish.residual
     for k, rate in enumerate(settings.rates()[:iterations]):
-        wish = wish_of(constraint, x0, sigma) if k else wish
+        if k:
+            x0 = denoise(x, sigma)
+            wish = wish_of(constraint, x0, sigma)
         if settings.residual_target:
             above = wish.residual > settings.residual_target
             if not above.any():  # the one place where the host waits for the device
@@ -165,7 +172,9 @@ def newton_steps(
         length = torch.maximum(length, step_length(rate * scales.nu, je, e, delta * scales.nu))
         d = unit_max(je)  # J e / max|J e|
         x = x + rate * scales.nu * d
-        x0 = x0 + carried(rate * scales.data * d, wish) if settings.carry else denoise(x, sigma)
+        step = carried(rate * scales.data * d, wish)
+    if iterations:
+        x0 = x0 + step if settings.carry else denoise(x, sigma)
     return x, x0, Steps(first, length, iterations, "iterations" if iterations == settings.iterations else "budget")
 
 
@@ -184,7 +193,9 @@ def step_length(step: float, je: Tensor, e: Tensor, perturbation: float) -> Tens
     return torch.where(largest > 0, step / largest, 0.0)
 
 
+FAST = NewtonSettings(hold=True, resample=True, order=2)
 PRESETS = {
-    "fast": NewtonSettings(hold=True, resample=True, order=2),
+    "fast": FAST,
+    "thorough": replace(FAST, iterations=3),
     "paper": NewtonSettings(iterations=5, rate_last=0.1, eta=None, carry=False),
 }

@@ -28,7 +28,7 @@ def sample_constrained(
     advance_calls: int = 0,
     callback: Callable[[dict[str, Any]], None] = lambda info: None,
 ) -> Tensor:
-    """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * (1 + K).
+    """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * 2 K.
 
     Where the settings hold latent masks, K counts for the other constraints only, and resampling adds its calls.
 
@@ -54,7 +54,7 @@ def sample_constrained(
     scales = [denoise.scales(sigma) for sigma in sigmas]
     others, settings = newton_part(constraint, settings)
     hold = Hold(constraint, settings.rate_first) if settings.hold else None
-    left = settings.steps(len(sigmas) - 1, advance_calls)
+    left = settings.spare(len(sigmas) - 1, advance_calls)
     resamplings = settings.resamplings(scales[:-1], advance_calls)
     before = None
     for i, (here, there) in enumerate(itertools.pairwise(scales)):
@@ -63,9 +63,10 @@ def sample_constrained(
         if again:
             resamplings -= 1
             x = hold.resample(denoise, x, sigmas[i], known, noise_like(x, generators))
-        iterations = share(left, settings.iterations, scales[i:-1])
+        remaining, spent = scales[i:-1], denoise.calls + 1
+        iterations = share(settings.steps(left, len(remaining)), settings.iterations, remaining)
         x, x0, steps = newton_steps(denoise, x, sigmas[i], others, settings, delta, iterations)
-        left -= steps.taken
+        left -= denoise.calls - spent
         own = x0  # what second order extrapolates: not guidance, which is large and unsteady
         if known:
             x, x0, e = hold.correct(x, x0, denoise.guidance, known, here)

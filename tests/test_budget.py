@@ -21,7 +21,7 @@ CONSTRAINT = LatentMask(TRUTH, WEIGHTS)
 LEVELS = analytic.released_levels()
 FAST, PAPER = NewtonSettings(), PRESETS["paper"]
 FREE = replace(FAST, iterations=0)
-K3 = NewtonSettings(3, 0.5, 0.1, carry=False)
+K3, K3_CARRIED = NewtonSettings(3, 0.5, 0.1, carry=False), NewtonSettings(3, 0.5, 0.1)
 
 
 def run(settings, batch=4, constraint=CONSTRAINT, x=None, **kw):
@@ -32,14 +32,14 @@ def run(settings, batch=4, constraint=CONSTRAINT, x=None, **kw):
     return out, denoise.calls, told
 
 
-@pytest.mark.parametrize("limit", [20, 23, 39, 40, 79, 1000])
-@pytest.mark.parametrize("settings", [FAST, K3], ids=["carry", "re-evaluated"])
+@pytest.mark.parametrize("limit", [20, 23, 39, 40, 79, 80, 1000])
+@pytest.mark.parametrize("settings", [FAST, K3_CARRIED, K3], ids=["K1", "K3, carry", "K3"])
 def test_max_calls_is_honoured_and_spent(settings, limit):
     settings = replace(settings, max_calls=limit)
     _, calls, told = run(settings, batch=1)
     full = replace(settings, max_calls=0).calls(20)
     assert calls == settings.calls(20) <= limit
-    assert calls > min(limit, full) - settings.calls_per_step
+    assert calls > min(limit, full) - (1 if settings.iterations == 1 else 2)
     assert all((t["steps"].stop == "iterations") == (t["steps"].taken == settings.iterations) for t in told)
     assert all(t["steps"].stop in ("iterations", "budget") for t in told)
 
@@ -117,6 +117,14 @@ def test_calls_that_a_target_spares_go_to_later_levels():
     _, calls, told = run(limited, constraint=late)
     assert calls == 27 and [t["steps"].taken for t in told] == [0] * 13 + [1] * 7
     assert run(limited, constraint=early)[1] <= 27
+
+
+@pytest.mark.parametrize("target", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("limit", [25, 40, 60, 90])
+def test_a_limit_holds_whatever_a_target_spares(limit, target):
+    """Steps spared go to later levels, where a second and third step cost more than a first."""
+    for settings in (K3_CARRIED, K3):
+        assert run(replace(settings, max_calls=limit, residual_target=target))[1] <= limit
 
 
 def test_a_silent_constraint_costs_no_call():

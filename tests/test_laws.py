@@ -182,7 +182,7 @@ def test_a_satisfied_sample_is_left_alone_beside_one_that_is_not():
     assert unit_max(torch.zeros(2, 3)).isfinite().all()
 
 
-@pytest.mark.parametrize(("settings", "per_level"), [(PAPER, 11), (FAST, 2), (NewtonSettings(3, carry=True), 4)])
+@pytest.mark.parametrize(("settings", "per_level"), [(PAPER, 11), (FAST, 2), (NewtonSettings(3), 6)])
 def test_model_calls(settings, per_level):
     counted = []
     denoise = PRIOR.denoiser()

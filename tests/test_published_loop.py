@@ -1,4 +1,5 @@
-"""The preset `paper` equals the published loop, written here in one straight line from the paper and its settings.
+"""The preset `paper` equals the published loop, written here in one straight line from the paper and its settings, and
+so does what is left of it where fewer steps carry the estimate.
 
 Coordinates, normalisation and noise are the paper's (variance preserving, network predicts eps); nothing of
 `sampler/` is used but its result.
@@ -6,7 +7,7 @@ Coordinates, normalisation and noise are the paper's (variance preserving, netwo
 
 import analytic
 import torch
-from newton_pack.sampler import PRESETS, LatentMask, sample_constrained
+from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, sample_constrained
 from newton_pack.sampler.renoise import noise_like, sample_generators
 
 
@@ -57,6 +58,42 @@ def test_paper_preset_is_the_published_loop():
     # The comparison can fail: a different step schedule is far away.
     other = sample_constrained(prior.denoiser(), x, levels, LatentMask(truth, weights), PRESETS["fast"], 0.005, seed=0)
     assert (other - theirs).abs().max() > 1e-2
+
+
+def iterated_loop(x0_model, x, levels, y, mask, noises, length):
+    """K = 3 in variance-exploding units: x0 is evaluated again between the steps of a level, and carried by the last."""
+    for sigma, below, noise in zip(levels, levels[1:], noises, strict=False):
+        nu, x0 = (1 + sigma**2) ** 0.5, None
+        for _ in range(3):
+            x0 = x0_model(x, sigma)
+            e = mask * (y - x0)
+            small = 0.005 * nu / e.abs().max()
+            push = x0_model(x + small * e, sigma) - x0
+            push = push / push.abs().max()
+            x = x + length * nu * push
+        x0 = x0 + length * push
+        up = below * (1 - (below / sigma) ** 2) ** 0.5
+        x = x0 + (below**2 - up**2) ** 0.5 * (x - x0) / sigma + up * noise
+    return x
+
+
+def test_steps_of_a_level_see_the_estimate_anew_and_the_last_carries_it():
+    prior = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
+    truth, weights = prior.draw(1, seed=7).double(), analytic.half_mask()[0].double()
+    levels, generators = analytic.released_levels()[::3] + [0.0], sample_generators(0, 1)
+    x = analytic.start_noise(1, 3, levels[0]).double()
+    noises = [noise_like(x, generators) for _ in levels[:-1]]
+    denoise, mask = prior.denoiser(), LatentMask(truth, weights)
+    ours = sample_constrained(denoise, x, levels, mask, NewtonSettings(3, 0.2, 0.2), delta=0.005, seed=0)
+    assert denoise.calls == 6 * (len(levels) - 1)
+
+    def x0_model(x, sigma):
+        return prior.x0(x, torch.tensor([sigma], dtype=torch.float64))
+
+    theirs = iterated_loop(x0_model, x, levels, truth, weights, noises, 0.2)
+    assert (ours - theirs).abs().max() < 1e-5
+    once = sample_constrained(prior.denoiser(), x, levels, mask, NewtonSettings(1, 0.2, 0.2), delta=0.005, seed=0)
+    assert (once - theirs).abs().max() > 1e-2
 
 
 def test_the_levels_are_those_of_the_design():
