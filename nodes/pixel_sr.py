@@ -55,7 +55,10 @@ class PixelSRConstraint(io.ComfyNode):
             ],
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
-                io.Latent.Output(display_name="LATENT", tooltip="Latent of the right size to start from."),
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip="The picture enlarged, to start from: the sampler's denoise says how much of it is left.",
+                ),
                 io.Image.Output(display_name="upscaled", tooltip="A smooth picture that satisfies the constraint."),
             ],
         )

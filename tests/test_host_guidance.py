@@ -1,9 +1,9 @@
-"""Held masks under guidance, in a real ComfyUI: the noise learns from the error of the conditional estimate."""
+"""Held masks and painted layers under guidance, in a real ComfyUI: what learns is the conditional estimate's error."""
 
 import pytest
 import torch
 from graphs import custom_sampling, inpaint_graph, sampled
-from host import node
+from host import CHECKPOINT, node
 
 GUIDERS = {
     "CFGGuider": ("flags", {"positive": ["flags", 0], "negative": ["faces", 0], "cfg": 8.0}),
@@ -34,14 +34,19 @@ def graph(host):
     return graph
 
 
-def first_error(host, monkeypatch, graph, guider, **inputs):
-    """e at the first noise level, where every run has the same x."""
+def held_errors(host, monkeypatch, run):
+    """e of held masks at each noise level of a run."""
     loop, seen = host.module("sampler.sample"), []
     measured = loop.residual
     with monkeypatch.context() as patch:
         patch.setattr(loop, "residual", lambda e: (seen.append(e.clone()), measured(e))[1])
-        sampled(host, graph | {"guider": node(guider, **inputs)})
-    return seen[0]
+        run()
+    return seen
+
+
+def first_error(host, monkeypatch, graph, guider, **inputs):
+    """e at the first noise level, where every run has the same x."""
+    return held_errors(host, monkeypatch, lambda: sampled(host, graph | {"guider": node(guider, **inputs)}))[0]
 
 
 @pytest.mark.parametrize("model", ["count", "rescaled"])
@@ -56,3 +61,27 @@ def test_the_error_is_that_of_the_conditional_estimate(host, monkeypatch, graph,
     graph["sigmas"]["inputs"]["steps"] = 4  # the first level is the same, and the host does not answer from its cache
     unaware = first_error(host, monkeypatch, graph, guider, model=[model, 0], **inputs)
     assert not torch.allclose(unaware, expected, atol=0.05)
+
+
+def test_layers_are_painted_by_it_too(host, monkeypatch):
+    graph = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "image": node("EmptyImage", width=128, height=128, batch_size=2, color=0xCC8844),
+        **{words: node("WordConditioning", text=words) for words in ("flags", "faces", "")},
+    }
+    inputs = {"image": ["image", 0], "model": ["ckpt", 0], "vae": ["ckpt", 2], "layer_1": ["flags", 0],
+              "layer_2": ["faces", 0], "negative": ["", 0], "seed": 1, "rounds": 1, "samples": 1,
+              "exact": False}  # fmt: skip
+
+    def errors(cfg, steps=2):
+        graph["layers"] = node("LayerDecompose", **inputs, cfg=cfg, steps=steps)
+        graph["shown"] = node("TestCapture", value=["layers", 0])
+        return held_errors(host, monkeypatch, lambda: host.run(graph))
+
+    plain, guided = errors(1.0), errors(8.0)
+    for first in (0, 2):  # of each layer
+        assert torch.allclose(guided[first], plain[first], atol=1e-4)
+    keep = host.module("nodes.comfy_adapter.guidance").Conditional
+    monkeypatch.setattr(keep, "__call__", lambda self, args: setattr(self, "x0", args["denoised"]) or self.x0)
+    host.executor.reset()
+    assert not torch.allclose(errors(8.0)[0], plain[0], atol=0.05)

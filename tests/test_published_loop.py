@@ -61,7 +61,7 @@ def test_paper_preset_is_the_published_loop():
 
 
 def iterated_loop(x0_model, x, levels, y, mask, noises, length):
-    """K = 3 in variance-exploding units: x0 is evaluated again between the steps of a level, and carried by the last."""
+    """K = 3, variance exploding: x0 is evaluated again between the steps of a level, and carried by the last."""
     for sigma, below, noise in zip(levels, levels[1:], noises, strict=False):
         nu, x0 = (1 + sigma**2) ** 0.5, None
         for _ in range(3):
@@ -80,7 +80,7 @@ def iterated_loop(x0_model, x, levels, y, mask, noises, length):
 def test_steps_of_a_level_see_the_estimate_anew_and_the_last_carries_it():
     prior = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
     truth, weights = prior.draw(1, seed=7).double(), analytic.half_mask()[0].double()
-    levels, generators = analytic.released_levels()[::3] + [0.0], sample_generators(0, 1)
+    levels, generators = [*analytic.released_levels()[::3], 0.0], sample_generators(0, 1)
     x = analytic.start_noise(1, 3, levels[0]).double()
     noises = [noise_like(x, generators) for _ in levels[:-1]]
     denoise, mask = prior.denoiser(), LatentMask(truth, weights)

@@ -142,7 +142,8 @@ new colours and materials. The constraint keeps the rest. Connect a drawing of y
 **Constraint.** The finished picture, shrunk 4 times by averaging, must be the given one. What the model adds is \
 plausible detail, not the truth: another seed gives another picture that shrinks to the same.
 
-**Sampling.** Two model calls a step, and forward passes of the VAE only: nothing is backpropagated.
+**Sampling.** It starts from the enlarged picture with noise (*denoise* .6). 6 steps of six model calls each (preset \
+*thorough*), and forward passes of the VAE only: nothing is backpropagated.
 
 {BACK_PROJECTION}
 
@@ -159,7 +160,8 @@ picture of your own. The result is 8 times as wide and high; both must be near t
 **Prompt.** Describe the picture. cfg is 1, as in the paper; more guidance costs twice as much and follows the prompt \
 closer.
 
-**Sampling.** 20 steps of two model calls each, and in each step the VAE decodes once and encodes twice.
+**Sampling.** It starts from the enlarged picture with noise (*denoise* .6). 10 steps of six model calls each (preset \
+*thorough*), in which the VAE decodes three times and encodes six times. The preset *fast* takes a third of that.
 
 {BACK_PROJECTION}
 """,

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ...sampler import Denoiser
 from ..constraint_spec import LatentSpace
+from .guidance import Conditional
 from .others import GuidanceMemory, without_step_caches
 from .scales import measured_scales
 
@@ -116,18 +117,23 @@ def sample_in_turns(
     def function(
         model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool | None
     ) -> Tensor:
-        options = without_step_caches(extra_args["model_options"])
-        extra_args, memory = extra_args | {"model_options": options}, GuidanceMemory(options)
+        options, conditional = without_step_caches(extra_args["model_options"]), Conditional()
+        extra_args, memory = extra_args | {"model_options": conditional.watch(options)}, GuidanceMemory(options)
         guider, base, progress = model_k.inner_model, model_k.inner_model.inner_model, Progress(calls, len(x))
 
+        before = None  # guidance was added, in the last call
+
         def take_turn(turn: int, cfg: float, x: Tensor, sigma: Tensor) -> Tensor:
-            out = []
+            nonlocal before
+            out, unguided = [], []
             for part, level in zip(x.split(shape[0]), sigma.split(shape[0]), strict=True):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 guider.turn, guider.cfg = turn, cfg
                 memory.before_call(level)
                 out.append(model_k(part, level, **extra_args))
+                unguided.append(conditional.x0)
                 progress.tick()
+            before = torch.cat(unguided)
             return torch.cat(out)
 
         to_sigma = base.model_sampling.percent_to_sigma
@@ -135,7 +141,8 @@ def sample_in_turns(
         scales = measured_scales(base.model_sampling)
 
         def denoisers(cfg: float) -> list[Denoiser]:
-            return [Denoiser(partial(take_turn, i, cfg), scales) for i in range(len(prompts))]
+            turns = [partial(take_turn, i, cfg) for i in range(len(prompts))]
+            return [Denoiser(turn, scales, conditional=lambda: before) for turn in turns]
 
         with progress.console:
             method(Turns(denoisers, space, base.manual_cast_dtype or base.get_dtype(), progress.show))
