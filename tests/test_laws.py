@@ -182,6 +182,16 @@ def test_a_satisfied_sample_is_left_alone_beside_one_that_is_not():
     assert unit_max(torch.zeros(2, 3)).isfinite().all()
 
 
+def test_rounding_moves_no_satisfied_sample():
+    """Close to x another function may stand for the model, which agrees with it up to rounding only."""
+    denoise, x = PRIOR.denoiser(), analytic.start_noise(2, 3, 2.0)
+    x0 = denoise(x, 2.0)
+    e = torch.stack([torch.zeros(analytic.SHAPE), torch.ones(analytic.SHAPE)])
+    denoise.model_nearby = lambda x, sigma: denoise.model(x, sigma) * (1 + 1e-7)
+    je = forward_difference(denoise, x, 2.0, x0, e, delta=0.005)
+    assert not je[0].any() and je[1].any()
+
+
 @pytest.mark.parametrize(("settings", "per_level"), [(PAPER, 11), (FAST, 2), (NewtonSettings(3), 6)])
 def test_model_calls(settings, per_level):
     counted = []
