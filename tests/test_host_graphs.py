@@ -48,7 +48,7 @@ def test_paper_preset_counts(host, graph):
 
 
 @pytest.mark.parametrize(
-    ("hold", "resample", "calls"), [(False, True, 4 * (1 + 3)), (True, False, 4), (True, True, 4 + 1)]
+    ("hold", "resample", "calls"), [(False, True, 4 * 2 * 3), (True, False, 4), (True, True, 4 + 1)]
 )
 def test_custom_settings_reach_the_loop(host, graph, hold, resample, calls):
     newton_steps(graph, "sample", iterations=3, rate_last=0.1, delta=0.01, eta=0.5, hold=hold, resample=resample)
