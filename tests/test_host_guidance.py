@@ -73,8 +73,8 @@ def test_layers_are_painted_by_it_too(host, monkeypatch):
               "layer_2": ["faces", 0], "negative": ["", 0], "seed": 1, "rounds": 1, "samples": 1,
               "exact": False}  # fmt: skip
 
-    def errors(cfg, steps=2):
-        graph["layers"] = node("LayerDecompose", **inputs, cfg=cfg, steps=steps)
+    def errors(cfg):
+        graph["layers"] = node("LayerDecompose", **inputs, cfg=cfg, steps=2)
         graph["shown"] = node("TestCapture", value=["layers", 0])
         return held_errors(host, monkeypatch, lambda: host.run(graph))
 

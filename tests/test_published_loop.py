@@ -1,5 +1,5 @@
-"""The preset `paper` equals the published loop, written here in one straight line from the paper and its settings, and
-so does what is left of it where fewer steps carry the estimate.
+"""The preset `paper` equals the published loop, written here in one straight line from the paper and its settings; a
+level whose last step carries the estimate equals one written out likewise.
 
 Coordinates, normalisation and noise are the paper's (variance preserving, network predicts eps); nothing of
 `sampler/` is used but its result.
@@ -63,7 +63,7 @@ def test_paper_preset_is_the_published_loop():
 def iterated_loop(x0_model, x, levels, y, mask, noises, length):
     """K = 3, variance exploding: x0 is evaluated again between the steps of a level, and carried by the last."""
     for sigma, below, noise in zip(levels, levels[1:], noises, strict=False):
-        nu, x0 = (1 + sigma**2) ** 0.5, None
+        nu = (1 + sigma**2) ** 0.5
         for _ in range(3):
             x0 = x0_model(x, sigma)
             e = mask * (y - x0)

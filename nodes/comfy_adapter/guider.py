@@ -120,8 +120,7 @@ def sample_in_turns(
         options, conditional = without_step_caches(extra_args["model_options"]), Conditional()
         extra_args, memory = extra_args | {"model_options": conditional.watch(options)}, GuidanceMemory(options)
         guider, base, progress = model_k.inner_model, model_k.inner_model.inner_model, Progress(calls, len(x))
-
-        before = None  # guidance was added, in the last call
+        before = None  # the last call's estimate before guidance
 
         def take_turn(turn: int, cfg: float, x: Tensor, sigma: Tensor) -> Tensor:
             nonlocal before
