@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -64,11 +63,11 @@ def posterise(image: Tensor, levels: int) -> Tensor:
 
 
 def pixel_art(image: Tensor, cell: int, colours: int, palette: Tensor | None) -> Tensor:
-    """Square cells of one colour each, out of few.
+    """Square cells of one colour each, out of few: the commonest in the cell, as averages would blur at every step.
 
     Args:
         cell: side of a cell in pixels; height and width must be multiples of it.
-        colours: how many, 2 to 256; the picture's own, by Pillow's median cut.
+        colours: how many, 2 to 256; the picture's own, by Pillow's median cut and k-means.
         palette: (n, 3) in [0, 1], colours to use instead.
     """
     height, width = image.shape[1:3]
@@ -77,13 +76,19 @@ def pixel_art(image: Tensor, cell: int, colours: int, palette: Tensor | None) ->
             f"cell: {cell} does not divide the picture's {width}x{height}; choose a divisor of both, such as "
             f"{math.gcd(height, width)}."
         )
-    small = F.avg_pool2d(image.movedim(-1, 1), cell).movedim(1, -1)  # BHWC -> BCHW and back
-    if palette is None:
-        small = each_picture(small, lambda picture: picture.quantize(colours))
-    else:
-        nearest = torch.cdist(small.reshape(-1, 3), palette.to(small)).argmin(1)
-        small = palette.to(small)[nearest].reshape(small.shape)
+    centres = image[:, cell // 2 :: cell, cell // 2 :: cell]
+    reduced = each_picture(centres, lambda picture: picture.quantize(colours, kmeans=1))
+    palettes = [picture.reshape(-1, 3).unique(dim=0) if palette is None else palette for picture in reduced]
+    small = torch.stack([commonest(*both, cell) for both in zip(image, palettes, strict=True)])
     return small.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+
+
+def commonest(picture: Tensor, palette: Tensor, cell: int) -> Tensor:
+    """Of each square cell of (H, W, 3) the colour to which most of its pixels are nearest, (H / cell, W / cell, 3)."""
+    palette = palette.to(picture)
+    pixels = picture.reshape(-1, 3).split(2**16)  # the distances of all at once would be large
+    index = torch.cat([torch.cdist(some, palette).argmin(1) for some in pixels]).reshape(picture.shape[:2])
+    return palette[index.unfold(0, cell, cell).unfold(1, cell, cell).flatten(2).mode(-1).values]
 
 
 def distinct_colours(image: Tensor) -> Tensor:
