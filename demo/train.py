@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "nodes"))
+sys.path.append(str(Path(__file__).parent.parent / "nodes"))
 
 from emoji import NO_FLIP, draw_all, find_font, read_index
 from networks import LAYOUTS, Layout, export, import_host, make_vae

@@ -1,0 +1,131 @@
+"""A distilled model in few steps: the stock sampler lcm behind Constrain Model, beside the same under a noise mask.
+
+    python dev.py bench distilled --out DIR [--hours H] [--steps 8 4]
+
+No such network is at hand that is small enough, so one is made of the demo checkpoint first (`distillation.py`; kept
+in DIR). Everything is sampled by the host, at cfg 1, scheduler `sgm_uniform`. Writes distilled.json, distilled.md and
+contact sheets.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import report
+import torch
+from distillation import distil
+from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
+from masks import ALL_MASKS
+from pack import sampler
+from targets import EMOJI, CheckpointTarget, add_dtype, start_noise
+from tqdm import tqdm
+
+FAST = sampler.PRESETS["fast"]
+ENTRIES = {  # (distilled, sampler, settings; None is the host's noise mask)
+    "ours/lcm": (True, "lcm", FAST),
+    "ours/lcm_held": (True, "lcm", replace(FAST, resample=False)),
+    "ours/euler_ancestral": (True, "euler_ancestral", FAST),
+    "stock/lcm": (True, "lcm", None),
+    "undistilled/ours": (False, "euler_ancestral", FAST),
+    "undistilled/stock": (False, "euler_ancestral", None),
+}
+LAST = 20  # steps of the undistilled lines at the end, for orientation
+
+
+def counted(model: Any) -> tuple[Any, list[int]]:
+    """A clone of MODEL, and the batch sizes of its network's evaluations."""
+    from comfy.patcher_extension import WrappersMP
+
+    seen: list[int] = []
+
+    def wrapper(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(len(x))
+        return executor(x, *args, **kwargs)
+
+    model = model.clone()
+    model.add_wrapper(WrappersMP.DIFFUSION_MODEL, wrapper)
+    return model, seen
+
+
+@torch.no_grad()
+def drawn(target: CheckpointTarget, entry: tuple, steps: int, cases: Cases, part: slice) -> tuple[np.ndarray, int]:
+    """Pictures of some cases, and the model calls of the run."""
+    import comfy.sample
+    import comfy.samplers
+    from newton_pack.nodes.latent_mask import LatentMaskSpec
+
+    _, name, settings = entry
+    mask = torch.from_numpy(cases.hidden[part]).float()
+    samples = target.vae.encode(target.fill(torch.from_numpy(cases.truth[part]).float(), mask))
+    weights = sampler.known_weights(mask, *samples.shape[-2:])
+    model, seen = counted(target.model)
+    start, noise_mask = samples, 1 - weights
+    if settings is not None:
+        model = target.adapter.constrain_model(model, LatentMaskSpec(samples, weights), settings)
+        start, noise_mask = torch.zeros_like(samples), None
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", steps)
+    seeds = cases.noise_seeds[part]
+    out = comfy.sample.sample_custom(
+        model, start_noise(samples.shape[1:], seeds), 1.0, comfy.samplers.sampler_object(name), sigmas, target.prompt,
+        target.prompt, start, noise_mask=noise_mask, disable_pbar=True, seed=seeds[0],
+    )  # fmt: skip
+    return target.decode(out), len(seen)
+
+
+def opened(file: Path, distilled: bool, dtype: str | None) -> CheckpointTarget:
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    target = CheckpointTarget(file, dtype=dtype)
+    if distilled:
+        (target.model,) = ModelSamplingDiscrete().patch(target.model, "lcm", False)
+    return target
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--hours", type=float, default=1.0, help="of training, after the trajectories")
+    parser.add_argument("--trajectories", type=int, default=67, help="of 16 samples each")
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
+    parser.add_argument("--masks", nargs="+", choices=list(ALL_MASKS), default=list(ALL_MASKS))
+    parser.add_argument("--steps", nargs="+", type=int, default=[8, 4])
+    add_dtype(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    opts = parse()
+    teacher = CheckpointTarget(EMOJI, dtype=opts.dtype)
+    file, told = distil(opts.out / "made", opts.hours, opts.trajectories)
+    targets = {True: opened(file, True, opts.dtype), False: teacher}
+    cases = Cases(teacher, opts.split, opts.images, opts.seeds, opts.masks)
+    runs = [(steps, name) for steps in opts.steps for name in ENTRIES]
+    runs += [(LAST, name) for name, entry in ENTRIES.items() if not entry[0]]
+    rows: list[dict] = []
+    made: dict[int, Made] = {}
+    for steps, name in tqdm(runs, unit="setting"):
+        entry, pictures, calls = ENTRIES[name], [], 0
+        for first in range(0, len(cases.index), BATCH):
+            part = slice(first, first + BATCH)
+            some, calls = drawn(targets[entry[0]], entry, steps, cases, part)
+            pictures.append(some)
+        method, preset = name.split("/")
+        made.setdefault(steps, {})[name] = cases, np.concatenate(pictures)
+        head = {"task": "inpaint", "model": targets[entry[0]].name, "method": method, "preset": preset}
+        cost = {"steps": steps, "levels": steps, "calls": calls, "backward_calls": 0}
+        rows += [head | row | cost for row in measure(targets[True], cases, made[steps][name][1])]
+    for steps, pictures in made.items():
+        sheets = opts.out / f"steps_{steps}"
+        sheets.mkdir(exist_ok=True)
+        write_sheets(sheets, cases, pictures)
+    layout = replace(LAYOUT, name="distilled", sections=("steps",), plotted=(),
+                     baselines=("stock/lcm", "undistilled/stock"))  # fmt: skip
+    report.write(opts.out, layout, report.heading("distilled", opts, {"distilled": told} | teacher.notes), rows)
+
+
+if __name__ == "__main__":
+    main()
