@@ -14,7 +14,8 @@ from targets import EMOJI
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path += [str(ROOT / "demo"), str(ROOT / "nodes")]
+sys.path.insert(0, str(ROOT / "demo"))
+sys.path.append(str(ROOT / "nodes"))
 
 from emoji import read_index
 from networks import make_unet
