@@ -73,6 +73,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("ours", "fast", partial(newton, settings=fast), 20),
         Entry("ours", "fast_10", partial(newton, settings=fast), 10, strength=0.6),
         Entry("ours", "thorough", partial(newton, settings=thorough), 6, strength=0.6),
+        Entry("ours", "thorough_gradient", partial(newton, settings=thorough), 6, 3, strength=0.6),
         Entry("ours", "fast_perturbed", partial(newton, settings=fast), 20, perturbation=0.1),
     ]
 

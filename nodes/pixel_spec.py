@@ -6,8 +6,9 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampler import EncoderDifference, Measured, Measurement, PixelConstraint, perturbed
-from .comfy_adapter import PixelCodec
+from ..sampler import Along, Constraint, EncoderDifference, Measured, Measurement, PixelConstraint, perturbed
+from ..sampler.pixel import Pull
+from .comfy_adapter import PixelCodec, has_encoder
 from .constraint_spec import LatentSpace
 
 DIRECTIONS = ("forward only", "decoder gradient")
@@ -37,18 +38,21 @@ class PixelSpec:
     tile: int = 0
     perturbation: float = 0.0
 
-    def bind(self, space: LatentSpace) -> PixelConstraint:
+    def bind(self, space: LatentSpace) -> Constraint:
         self.check_latent(space)
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
-        if self.direction == "decoder gradient":
-            lift, pull = self.measurement.descent, codec.pull_back
-        else:
-            lift = self.measurement.correction
-            pull = EncoderDifference(codec.decode, codec.encode, codec.step)
-        if self.perturbation:
-            pull = perturbed(pull, self.perturbation, space.shape[0])
-        whole = isinstance(self.measurement, Measured) and self.direction == DIRECTIONS[0]
-        return PixelConstraint(self.measurement.misfit, lift, pull, self.noise, whole)
+        m, noise, difference = self.measurement, self.noise, EncoderDifference(codec.decode, codec.encode, codec.step)
+        whole = isinstance(m, Measured)
+        if self.direction == "forward only":
+            return PixelConstraint(m.misfit, m.correction, self.around(difference, space), noise, whole)
+        gradient = PixelConstraint(m.misfit, m.descent, self.around(codec.pull_back, space), noise)
+        if not (whole and has_encoder(self.vae)):
+            return gradient
+        # Gradients are the better direction for J, differences the better movement of x0.
+        return Along(PixelConstraint(m.misfit, m.correction, difference, noise), gradient)
+
+    def around(self, pull: Pull, space: LatentSpace) -> Pull:
+        return perturbed(pull, self.perturbation, space.shape[0]) if self.perturbation else pull
 
     def check_latent(self, space: LatentSpace) -> None:
         ratio = self.vae.spacial_compression_encode()

@@ -9,7 +9,7 @@ from .operators.colour import ChannelMix, grey
 from .operators.mask import LatentMask, frame_weights, interpolated_weights, known_weights
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
-from .pixel import EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project, perturbed
+from .pixel import Along, EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project, perturbed
 from .recompose import decisive, exact_layers, recompose
 from .renoise import mixed_seed
 from .report import WHY, Recorder, Report
@@ -22,6 +22,7 @@ __all__ = [
     "NORMALISATIONS",
     "PRESETS",
     "WHY",
+    "Along",
     "Blur",
     "ChannelMix",
     "Constraint",

@@ -1,5 +1,6 @@
 """What a constraint is: it names the movement of x0 that would satisfy it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -33,19 +34,21 @@ class Wish(NamedTuple):
     Attributes:
         e: error direction, see `Constraint.error`.
         residual: how far each sample is from the constraint, in its own units, (B,).
-        movement: of x0, so that x0 + movement satisfies the constraint; None where only a direction, e, is known.
+        movement: gives that of x0 with which x0 + movement satisfies the constraint; None where only a direction, e,
+            is known. Asked for only where it is made use of, since it may take passes of a VAE.
         partial: the movement satisfies some terms of a sum only.
     """
 
     e: Tensor
     residual: Tensor
-    movement: Tensor | None = None
+    movement: Callable[[], Tensor] | None = None
     partial: bool = False
 
     def only(self, samples: Tensor) -> "Wish":
         """Nothing for samples that are False, (B,)."""
         keep = samples.reshape(-1, *(1,) * (self.e.ndim - 1))
-        return self._replace(e=self.e * keep, movement=None if self.movement is None else self.movement * keep)
+        movement = self.movement
+        return self._replace(e=self.e * keep, movement=movement and (lambda: movement() * keep))
 
 
 def wish_of(constraint: Constraint, x0: Tensor, sigma: float) -> Wish | None:
@@ -98,7 +101,8 @@ class WeightedSum:
             return wishes[0][1] if wishes else None
         e = sum(weight * unit_max(wish.e) for weight, wish in wishes)
         known = [(weight, wish.movement) for weight, wish in wishes if wish.movement is not None]
-        movement = sum(a * m for a, m in known) / sum(a for a, _ in known) if known else None
+        total = sum(a for a, _ in known)
+        movement = (lambda: sum(a * m() for a, m in known) / total) if known else None
         residuals = torch.stack([wish.residual for _, wish in wishes])
         return Wish(e, residuals.amax(0), movement, partial=len(known) < len(wishes))
 

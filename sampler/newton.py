@@ -172,17 +172,18 @@ def newton_steps(
         length = torch.maximum(length, step_length(rate * scales.nu, je, e, delta * scales.nu))
         d = unit_max(je)  # J e / max|J e|
         x = x + rate * scales.nu * d
-        step = carried(rate * scales.data * d, wish)
     if iterations:
-        x0 = x0 + step if settings.carry else denoise(x, sigma)
+        x0 = x0 + carried(rate * scales.data * d, wish) if settings.carry else denoise(x, sigma)
     return x, x0, Steps(first, length, iterations, "iterations" if iterations == settings.iterations else "budget")
 
 
 def carried(step: Tensor, wish: Wish) -> Tensor:
     """What x0 takes of a step: the movement that the wish knows in full; what else e asks for, across it."""
-    m = wish.movement
-    if m is None or not wish.partial:
-        return step if m is None else m
+    if wish.movement is None:
+        return step
+    m = wish.movement()
+    if not wish.partial:
+        return m
     along = (step * m).flatten(1).sum(1) / m.square().flatten(1).sum(1).clamp(min=1e-30)
     return step + (1 - along).reshape(-1, *(1,) * (step.ndim - 1)) * m
 

@@ -133,10 +133,24 @@ class PixelConstraint:
             return self.lift(r * per_sample(share, r))
 
         e = self.pull(x0, wish)
-        return Wish(e, sizes[0], e if self.whole else None)
+        return Wish(e, sizes[0], (lambda: e) if self.whole else None)
 
     def error(self, x0: Tensor, sigma: float) -> Tensor:
         return self.wish(x0, sigma).e
+
+
+@dataclass(frozen=True)
+class Along:
+    """The movement of one constraint, sought along the error direction of another on the same measurement."""
+
+    constraint: PixelConstraint
+    direction: PixelConstraint
+
+    def wish(self, x0: Tensor, sigma: float) -> Wish:
+        return self.direction.wish(x0, sigma)._replace(movement=lambda: self.constraint.error(x0, sigma))
+
+    def error(self, x0: Tensor, sigma: float) -> Tensor:
+        return self.direction.error(x0, sigma)
 
 
 def rms(r: Tensor) -> Tensor:
