@@ -66,6 +66,7 @@ def pixel_art(image: Tensor, cell: int, colours: int, palette: Tensor | None) ->
     """Square cells of one colour each, out of few: the commonest in the cell, as averages would blur at every step.
 
     Args:
+        image: (B, H, W, 3) in [0, 1].
         cell: side of a cell in pixels; height and width must be multiples of it.
         colours: how many, 2 to 256; the picture's own, by Pillow's median cut and k-means.
         palette: (n, 3) in [0, 1], colours to use instead.
@@ -76,9 +77,11 @@ def pixel_art(image: Tensor, cell: int, colours: int, palette: Tensor | None) ->
             f"cell: {cell} does not divide the picture's {width}x{height}; choose a divisor of both, such as "
             f"{math.gcd(height, width)}."
         )
-    centres = image[:, cell // 2 :: cell, cell // 2 :: cell]
-    reduced = each_picture(centres, lambda picture: picture.quantize(colours, kmeans=1))
-    palettes = [picture.reshape(-1, 3).unique(dim=0) if palette is None else palette for picture in reduced]
+    palettes = [palette] * len(image)
+    if palette is None:
+        centres = image[:, cell // 2 :: cell, cell // 2 :: cell]
+        reduced = each_picture(centres, lambda picture: picture.quantize(colours, kmeans=1))
+        palettes = [picture.reshape(-1, 3).unique(dim=0) for picture in reduced]
     small = torch.stack([commonest(*both, cell) for both in zip(image, palettes, strict=True)])
     return small.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
 
