@@ -82,7 +82,11 @@ class Case:
     def directions(self, operator: Any, x0: Tensor, picture: Tensor) -> dict[str, Tensor]:
         m = sampler.Measured(operator, operator.A(picture))
         forward = sampler.EncoderDifference(self.codec.decode, self.codec.encode, self.codec.step)
-        ways = {"forward": (m.correction, forward), "gradient": (m.descent, self.codec.pull_back)}
+        ways = {
+            "fitted": (m.descent, sampler.LeastSquares(self.codec.decode, m.normal)),
+            "forward": (m.correction, forward),
+            "gradient": (m.descent, self.codec.pull_back),
+        }
         return {k: sampler.PixelConstraint(m.misfit, *way).error(x0, 0.0) for k, way in ways.items()}
 
     def drop(self, operator: Any, x0: Tensor, e: Tensor, picture: Tensor) -> float:
@@ -112,11 +116,12 @@ def agreement(case: Case, name: str, size: int, bar: tqdm) -> list[dict]:
             found = []
             for x0, picture in zip(case.estimate(sigma).split(1), case.pictures.split(1), strict=True):
                 e = case.directions(operator, x0, picture)
-                left = [case.drop(operator, x0, e[k], picture) for k in ("forward", "gradient")]
-                found.append((cosine(e["forward"], e["gradient"]), *left))
-            mean = np.mean(found, 0)
-            rows.append({"task": "agreement", "model": name, "operator": label, "sigma": sigma,
-                         "cosine": mean[0], "left_forward": mean[1], "left_gradient": mean[2]})  # fmt: skip
+                found.append(
+                    [cosine(e[k], e["gradient"]) for k in e] + [case.drop(operator, x0, e[k], picture) for k in e]
+                )
+            keys = [f"{what}_{k}" for what in ("cosine", "left") for k in e]
+            rows.append({"task": "agreement", "model": name, "operator": label, "sigma": sigma}
+                        | dict(zip(keys, np.mean(found, 0).tolist(), strict=True)))  # fmt: skip
             bar.update()
     return rows
 
@@ -200,7 +205,8 @@ def tables(rows: list[dict]) -> str:
     task = {name: [r for r in rows if r["task"] == name] for name in ("agreement", "cost", "step")}
     lines: dict[tuple[str, str], list[str]] = {}
     for r in task["agreement"]:
-        cell = f"{r['cosine']:.2f} ({r['left_forward']:.2f}, {r['left_gradient']:.2f})"
+        left = ", ".join(f"{r[f'left_{k}']:.2f}" for k in ("fitted", "forward", "gradient"))
+        cell = f"{left} ({r['cosine_fitted']:.2f}, {r['cosine_forward']:.2f})"
         lines.setdefault((r["model"], r["operator"]), []).append(cell)
     cost_keys = ("flops_forward", "flops_gradient", "memory_gradient")
     return "\n".join([

@@ -22,6 +22,11 @@ def newton(denoise, x, sigmas, constraint: sampler.Constraint, seed, settings: N
     return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta, seed)
 
 
+def newton_vae(denoise, x, sigmas, constraint: sampler.Along, seed, settings: NewtonSettings) -> Tensor:
+    """VAE-Newton: the encoder's difference is the direction too."""
+    return newton(denoise, x, sigmas, constraint.constraint, seed, settings)
+
+
 @torch.no_grad()
 def free(denoise, x, sigmas, constraint, seed) -> Tensor:
     """Plain sampling, as the stock euler_ancestral does it."""
@@ -68,7 +73,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("backprojection", "", None),
         Entry("img2img", "", free, 40, strength=0.5),
         Entry("published", "gradient", partial(newton, settings=gradient), 20, 10),
-        Entry("published", "vae", partial(newton, settings=vae), 20),
+        Entry("published", "vae", partial(newton_vae, settings=vae), 20),
         Entry("ours", "gradient", partial(newton, settings=fast), 20, 1),
         Entry("ours", "fast", partial(newton, settings=fast), 20),
         Entry("ours", "fast_10", partial(newton, settings=fast), 10, strength=0.6),

@@ -13,7 +13,7 @@ from .fill import extend_fill
 from .latent_mask import fit_mask
 from .pixel_spec import DIRECTIONS, PixelSpec, check_ratio, rgb_picture, way_inputs
 from .sockets import CATEGORY, Constraint
-from .targets import Jpeg
+from .targets import Compressed, Jpeg
 
 OPERATORS = ("gaussian blur", "motion blur", "kernel", "grey", "pixel mask", "channel mix", "jpeg")
 
@@ -101,7 +101,7 @@ class PixelOperatorConstraint(io.ComfyNode):
             "grey": lambda: mixed(grey(), picture),
             "pixel mask": lambda: masked(picture, mask),
             "channel mix": lambda: mixed(ChannelMix(mix_matrix(matrix)), picture),
-            "jpeg": lambda: (Measured(Jpeg(quality), picture), picture),
+            "jpeg": lambda: (Compressed(Jpeg(quality), picture), picture),
         }
         measured, start = measure[operator]()
         start = start.movedim(1, -1)

@@ -6,7 +6,16 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampler import Along, Constraint, EncoderDifference, Measured, Measurement, PixelConstraint, perturbed
+from ..sampler import (
+    Along,
+    Constraint,
+    EncoderDifference,
+    LeastSquares,
+    Measured,
+    Measurement,
+    PixelConstraint,
+    perturbed,
+)
 from ..sampler.pixel import Pull
 from .comfy_adapter import PixelCodec, has_encoder
 from .constraint_spec import LatentSpace
@@ -42,14 +51,15 @@ class PixelSpec:
         self.check_latent(space)
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
         m, noise, difference = self.measurement, self.noise, EncoderDifference(codec.decode, codec.encode, codec.step)
-        whole = isinstance(m, Measured)
-        if self.direction == "forward only":
-            return PixelConstraint(m.misfit, m.correction, self.around(difference, space), noise, whole)
-        gradient = PixelConstraint(m.misfit, m.descent, self.around(codec.pull_back, space), noise)
+        forward_only, whole = self.direction == "forward only", isinstance(m, Measured)
+        if forward_only and not whole:
+            return PixelConstraint(m.misfit, m.correction, self.around(difference, space), noise)
+        pull = LeastSquares(codec.decode, m.normal) if forward_only else codec.pull_back
+        direction = PixelConstraint(m.misfit, m.descent, self.around(pull, space), noise)
         if not (whole and has_encoder(self.vae)):
-            return gradient
-        # Gradients are the better direction for J, differences the better movement of x0.
-        return Along(PixelConstraint(m.misfit, m.correction, difference, noise), gradient)
+            return direction
+        # The encoder knows how to move x0, J which way leads there.
+        return Along(PixelConstraint(m.misfit, m.correction, difference, noise), direction)
 
     def around(self, pull: Pull, space: LatentSpace) -> Pull:
         return perturbed(pull, self.perturbation, space.shape[0]) if self.perturbation else pull

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..sampler import Measured
+
 # IMAGE to IMAGE, (B, H, W, 3) in [0, 1]: what travels over the TARGET socket.
 ImageMap = Callable[[Tensor], Tensor]
 
@@ -55,6 +57,13 @@ class Jpeg:
 
     def pinv(self, y: Tensor) -> Tensor:
         return y
+
+
+class Compressed(Measured):
+    """A picture as JPEG left it; movements of a picture, which are none, cannot be compressed."""
+
+    def normal(self, movement: Tensor) -> Tensor:
+        return movement
 
 
 def posterise(image: Tensor, levels: int) -> Tensor:

@@ -3,6 +3,7 @@
 from .constraint import Constraint, Term, WeightedSum
 from .denoiser import Denoiser, Scales
 from .layers import LayerSettings, infer_mask, paint_layers
+from .least_squares import LeastSquares
 from .newton import PRESETS, NewtonSettings, newton_part, newton_steps
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
 from .operators.colour import ChannelMix, grey
@@ -31,6 +32,7 @@ __all__ = [
     "Features",
     "LatentMask",
     "LayerSettings",
+    "LeastSquares",
     "Measured",
     "Measurement",
     "NewtonSettings",

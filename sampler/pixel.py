@@ -31,6 +31,10 @@ class Measurement(Protocol):
         """The movement of the picture that lowers |r| fastest: A* r."""
         ...
 
+    def normal(self, movement: Tensor) -> Tensor:
+        """A* A, by how much a movement of the picture changes its descent."""
+        ...
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -48,6 +52,9 @@ class Measured:
     def descent(self, r: Tensor) -> Tensor:
         return self.operator.adjoint(r)
 
+    def normal(self, movement: Tensor) -> Tensor:
+        return self.operator.adjoint(self.operator.A(movement))
+
 
 @dataclass(frozen=True)
 class Target:
@@ -63,6 +70,9 @@ class Target:
 
     def descent(self, r: Tensor) -> Tensor:
         return r
+
+    def normal(self, movement: Tensor) -> Tensor:
+        return movement
 
 
 @dataclass(frozen=True)
@@ -108,11 +118,11 @@ class PixelConstraint:
     Attributes:
         misfit: r of a picture, as in `Measurement`.
         lift: from r to a movement of the picture: `Measurement.correction` before an encoder difference, `descent`
-            before a gradient.
-        pull: from x0 and the wished movement of a picture to e: an `EncoderDifference`, or the decoder's transposed
-            Jacobian at x0 times the wish, which together with `descent` is -grad |y - A Dec(x0)| up to its length.
+            before least squares or a gradient.
+        pull: from x0 and the wished movement of a picture to e: an `EncoderDifference`, `LeastSquares`, or the
+            decoder's transposed Jacobian at x0 times the wish, which together with `descent` is -grad |y - A Dec(x0)|
+            up to its length.
         noise: sigma_y; r is asked to shrink to this rms, no further, so that noise is not fitted.
-        whole: `lift` and `pull` lead to where the measurement holds, so that e is the wish's movement.
 
     The residual is the rms of r, in units of the picture.
     """
@@ -121,7 +131,6 @@ class PixelConstraint:
     lift: PixelMap
     pull: Pull
     noise: float = 0.0
-    whole: bool = False
 
     def wish(self, x0: Tensor, sigma: float) -> Wish:
         sizes = []
@@ -132,8 +141,7 @@ class PixelConstraint:
             share = (1 - self.noise / sizes[0].clamp(min=1e-9)).clamp(min=0)
             return self.lift(r * per_sample(share, r))
 
-        e = self.pull(x0, wish)
-        return Wish(e, sizes[0], (lambda: e) if self.whole else None)
+        return Wish(self.pull(x0, wish), sizes[0])
 
     def error(self, x0: Tensor, sigma: float) -> Tensor:
         return self.wish(x0, sigma).e

@@ -21,12 +21,17 @@ ENTRIES = {e.label: e for e in superres_methods.entries()}
 
 def run_method(entry, count=8):
     measured, denoise = sampler.Measured(OPERATOR, OPERATOR.A(PRIOR.draw(1, 12))), PRIOR.denoiser()
+    difference = sampler.EncoderDifference(lambda x: x, lambda x: x, 0.005)
     if entry.backward_per_level:  # pictures are latents: the decoder's Jacobian is the identity
-        lift, pull = measured.descent, lambda x0, wish: wish(x0)
+        pull = lambda x0, wish: wish(x0)  # noqa: E731
     else:
-        lift, pull = measured.correction, sampler.EncoderDifference(lambda x: x, lambda x: x, 0.005)
+        pull = sampler.LeastSquares(lambda x: x, measured.normal)
+    constraint = sampler.Along(
+        sampler.PixelConstraint(measured.misfit, measured.correction, difference),
+        sampler.PixelConstraint(measured.misfit, measured.descent, pull),
+    )
     x = analytic.start_noise(count, 5, analytic.LEVELS[0])
-    out = entry.run(denoise, x, analytic.LEVELS, sampler.PixelConstraint(measured.misfit, lift, pull), 3)
+    out = entry.run(denoise, x, analytic.LEVELS, constraint, 3)
     return measured.misfit(out).square().mean().sqrt(), denoise.calls
 
 

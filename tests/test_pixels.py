@@ -4,6 +4,7 @@ import analytic
 import pytest
 import torch
 from newton_pack.sampler import (
+    Along,
     EncoderDifference,
     LatentMask,
     Measured,
@@ -155,7 +156,8 @@ def test_an_estimate_moved_by_the_whole_e_ends_on_the_measurement():
     pull = EncoderDifference(lambda t: t, lambda t: t, 0.005)
     left = {}
     for whole in (False, True):
-        constraint = PixelConstraint(m.misfit, m.correction, pull, whole=whole)
+        constraint = PixelConstraint(m.misfit, m.correction, pull)
+        constraint = Along(constraint, constraint) if whole else constraint
         x = analytic.start_noise(8, 3, analytic.LEVELS[0])
         out = sample_constrained(prior.denoiser(), x, analytic.LEVELS, constraint, NewtonSettings(), 0.005)
         left[whole] = residual(m.misfit(out)).mean().item()
@@ -172,7 +174,8 @@ def test_in_a_sum_the_measurement_still_holds_and_the_other_term_acts():
     pull = EncoderDifference(lambda t: t, lambda t: t, 0.005)
 
     def run(whole, *others):
-        pixels = PixelConstraint(m.misfit, m.correction, pull, whole=whole)
+        pixels = PixelConstraint(m.misfit, m.correction, pull)
+        pixels = Along(pixels, pixels) if whole else pixels
         both = WeightedSum((Term(pixels), *map(Term, others)))
         x = analytic.start_noise(8, 3, analytic.LEVELS[0])
         out = sample_constrained(prior.denoiser(), x, analytic.LEVELS, both, NewtonSettings(), 0.005)

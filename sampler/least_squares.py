@@ -1,0 +1,107 @@
+"""From an error in pixels to one in the latent, by least squares through the decoder's fitted Jacobian."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .pixel import PixelMap, per_sample
+
+# Latent cells, per axis, that a cell of the picture is taken to depend on: 1 and 5 fit worse and no better.
+WIDTH = 3
+# Size of the probes in units of x0, equations per unknown, and what is added to the probes' covariance.
+PROBE, EQUATIONS, RIDGE = 0.1, 1.5, 1e-3
+# Levenberg's damping in units of the curvature along the gradient, and steps of the conjugate gradients.
+DAMPING, STEPS = 0.1, 20
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A linear map D from latents (B, C, h, w) to pictures (B, 3, r h, r w), alike in every cell; one per sample.
+
+    Attributes:
+        weights: (B, C WIDTH^2, 3 r^2), from the cells around one to its pixels.
+        ratio: r.
+    """
+
+    weights: Tensor
+    ratio: int
+
+    def __call__(self, z: Tensor) -> Tensor:
+        pixels = self.weights.mT @ neighbourhoods(z)
+        return F.pixel_shuffle(pixels.unflatten(2, z.shape[-2:]), self.ratio)
+
+    def adjoint(self, picture: Tensor) -> Tensor:
+        cells = F.pixel_unshuffle(picture, self.ratio)
+        return F.fold(self.weights @ cells.flatten(2), cells.shape[-2:], WIDTH, padding=WIDTH // 2)
+
+
+def neighbourhoods(z: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, C WIDTH^2, h w)."""
+    return F.unfold(z, WIDTH, padding=WIDTH // 2)
+
+
+def fitted_jacobian(decode: PixelMap, x0: Tensor, picture: Tensor) -> Convolution:
+    """The convolution that best explains how Dec(x0) = `picture` answers to random probes: forward passes alone.
+
+    The probes are of random signs, the same for every sample and in every call.
+    """
+    generator = torch.Generator().manual_seed(0)
+    _, channels, height, width = x0.shape
+    unknown, ratio = channels * WIDTH**2, picture.shape[-1] // width
+    moved, answers = [], []
+    for _ in range(math.ceil(EQUATIONS * unknown / (height * width))):
+        signs = 2 * torch.randint(2, (1, channels, height, width), generator=generator) - 1
+        probe = PROBE * signs.to(x0)
+        moved.append(neighbourhoods(probe)[0])
+        answers.append(F.pixel_unshuffle(decode(x0 + probe) - picture, ratio).flatten(2))
+    X, Y = torch.cat(moved, 1), torch.cat(answers, 2)
+    # Cells that no probe can tell from others, as in a latent of one row, count for nothing.
+    ridge = RIDGE * PROBE**2 * X.shape[1] * torch.eye(unknown).to(X)
+    return Convolution(torch.linalg.solve(X @ X.T + ridge, X @ Y.mT), ratio)
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """The smallest movement of x0 that brings the wished one of the picture, damped (Gauss-Newton): forward passes only.
+
+    e = (D* N D + lambda)^-1 D* w = D* A* (A D D* A* + lambda)^-1 r for the wish w = A* r, where N = A* A and D is the
+    decoder's Jacobian at x0, fitted. Without the inverse this is the gradient; with it no direction that the decoder
+    shows weakly is left behind (Levenberg, "A method for the solution of certain non-linear problems in least squares",
+    1944).
+
+    Attributes:
+        decode: x0 to a picture (B, 3, H, W) in [0, 1].
+        normal: N, on movements of the picture.
+    """
+
+    decode: PixelMap
+    normal: PixelMap
+
+    def __call__(self, x0: Tensor, wish: PixelMap) -> Tensor:
+        picture = self.decode(x0)
+        w = wish(picture)
+        D = fitted_jacobian(self.decode, x0, picture)
+        return damped_solution(lambda z: D.adjoint(self.normal(D(z))), D.adjoint(w))
+
+
+def damped_solution(matrix: PixelMap, g: Tensor) -> Tensor:
+    """(matrix + lambda)^-1 g by conjugate gradients, lambda in units of the curvature along g; sample by sample."""
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return per_sample((a * b).flatten(1).sum(1), a)
+
+    def over(a: Tensor, b: Tensor) -> Tensor:
+        return a / b.clamp(min=torch.finfo(b.dtype).tiny)
+
+    damping = DAMPING * over(dot(g, matrix(g)), dot(g, g))
+    e, left, p = torch.zeros_like(g), g, g
+    for _ in range(STEPS):
+        image = matrix(p) + damping * p
+        length = over(dot(left, left), dot(p, image))
+        e, after = e + length * p, left - length * image
+        p = after + over(dot(after, after), dot(left, left)) * p
+        left = after
+    return e
