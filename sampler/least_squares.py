@@ -65,7 +65,7 @@ def fitted_jacobian(decode: PixelMap, x0: Tensor, picture: Tensor) -> Convolutio
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """The smallest movement of x0 that brings the wished one of the picture, damped (Gauss-Newton): forward passes only.
+    """The smallest movement of x0 that brings the wished one of the picture, damped (Gauss-Newton); no gradients.
 
     e = (D* N D + lambda)^-1 D* w = D* A* (A D D* A* + lambda)^-1 r for the wish w = A* r, where N = A* A and D is the
     decoder's Jacobian at x0, fitted. Without the inverse this is the gradient; with it no direction that the decoder
