@@ -1,4 +1,4 @@
-"""The two ways from an error in pixels to a direction in the latent: agreement, effect, cost, and the step h.
+"""The ways from an error in pixels to a direction in the latent: agreement, effect, cost, and the encoder's step h.
 
     python dev.py bench direction --out DIR [--size 96] [--photos 2]
 
@@ -59,7 +59,7 @@ def photographs(count: int, size: int) -> Tensor:
 
 
 class Case:
-    """One autoencoder on the photographs: both ways, and estimates at any noise level."""
+    """One autoencoder on the photographs: all ways, and estimates at any noise level."""
 
     def __init__(self, name: str, pictures: Tensor):
         from newton_pack.nodes import comfy_adapter
@@ -79,15 +79,14 @@ class Case:
         noisy = torch.fft.rfft2(self.z - mean + sigma * noise, norm="ortho")
         return mean + torch.fft.irfft2(noisy * power / (power + sigma**2), s=self.z.shape[-2:], norm="ortho")
 
-    def directions(self, operator: Any, x0: Tensor, picture: Tensor) -> dict[str, Tensor]:
-        m = sampler.Measured(operator, operator.A(picture))
-        forward = sampler.EncoderDifference(self.codec.decode, self.codec.encode, self.codec.step)
-        ways = {
-            "fitted": (m.descent, sampler.LeastSquares(self.codec.decode, m.normal)),
-            "forward": (m.correction, forward),
-            "gradient": (m.descent, self.codec.pull_back),
+    def ways(self, operator: Any, picture: Tensor) -> dict[str, sampler.PixelConstraint]:
+        m, codec = sampler.Measured(operator, operator.A(picture)), self.codec
+        encoder = sampler.EncoderDifference(codec.decode, codec.encode, codec.step)
+        return {
+            "least_squares": sampler.PixelConstraint(m.misfit, m.descent, sampler.LeastSquares(codec.decode, m.normal)),
+            "encoder": sampler.PixelConstraint(m.misfit, m.correction, encoder),
+            "gradient": sampler.PixelConstraint(m.misfit, m.descent, codec.pull_back),
         }
-        return {k: sampler.PixelConstraint(m.misfit, *way).error(x0, 0.0) for k, way in ways.items()}
 
     def drop(self, operator: Any, x0: Tensor, e: Tensor, picture: Tensor) -> float:
         """The residual that the best step along e leaves, as a share of the residual before."""
@@ -115,7 +114,7 @@ def agreement(case: Case, name: str, size: int, bar: tqdm) -> list[dict]:
         for sigma in NOISE:
             found = []
             for x0, picture in zip(case.estimate(sigma).split(1), case.pictures.split(1), strict=True):
-                e = case.directions(operator, x0, picture)
+                e = {k: way.error(x0, 0.0) for k, way in case.ways(operator, picture).items()}
                 found.append(
                     [cosine(e[k], e["gradient"]) for k in e] + [case.drop(operator, x0, e[k], picture) for k in e]
                 )
@@ -142,8 +141,8 @@ def cost(case: Case, name: str, size: int) -> dict:
         return t
 
     decode = flops(lambda: case.codec.decode(x0))
-    forward = sampler.EncoderDifference(case.codec.decode, case.codec.encode, case.codec.step)
-    fwd = flops(lambda: forward(x0, lambda p: m.correction(m.misfit(p))))
+    ways = case.ways(operator, picture)
+    forward = {f"flops_{k}": flops(partial(ways[k].error, x0, 0.0)) / decode for k in ("least_squares", "encoder")}
 
     class Alone(type(case.codec)):
         """Without the small decodes that tell the memory beforehand."""
@@ -154,7 +153,7 @@ def cost(case: Case, name: str, size: int) -> dict:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         grad = flops(lambda: Alone(**vars(case.codec)).pull_back(x0, lambda p: m.descent(m.misfit(p))))
     host = case.vae.memory_used_decode(x0.shape, torch.float32)
-    return {"task": "cost", "model": name, "flops_forward": fwd / decode, "flops_gradient": grad / decode,
+    return {"task": "cost", "model": name, **forward, "flops_gradient": grad / decode,
             "memory_gradient": sum(kept.values()) / host}  # fmt: skip
 
 
@@ -189,8 +188,9 @@ def rounded(dtype: torch.dtype, module: torch.nn.Module, inputs: tuple, output: 
     return output.to(dtype).float()
 
 
-AGREEMENT = """Cosine of the two directions, and what the best step along each leaves of the residual (forward,
-gradient), by the noise level of the estimate; means over photographs."""
+AGREEMENT = """What the best step leaves of the residual, along least squares, the encoder's difference and the
+gradient, and in brackets the cosines of the first two with the third, by the noise level of the estimate; means over
+photographs."""
 COST = """Cost of one direction: arithmetic in units of one decode, and the memory kept for the gradient in units of the
 host's estimate for a plain decode."""
 STEP = "Cosine of the encoder's difference with its derivative, by the step h."
@@ -205,13 +205,13 @@ def tables(rows: list[dict]) -> str:
     task = {name: [r for r in rows if r["task"] == name] for name in ("agreement", "cost", "step")}
     lines: dict[tuple[str, str], list[str]] = {}
     for r in task["agreement"]:
-        left = ", ".join(f"{r[f'left_{k}']:.2f}" for k in ("fitted", "forward", "gradient"))
-        cell = f"{left} ({r['cosine_fitted']:.2f}, {r['cosine_forward']:.2f})"
+        left = ", ".join(f"{r[f'left_{k}']:.2f}" for k in ("least_squares", "encoder", "gradient"))
+        cell = f"{left} ({r['cosine_least_squares']:.2f}, {r['cosine_encoder']:.2f})"
         lines.setdefault((r["model"], r["operator"]), []).append(cell)
-    cost_keys = ("flops_forward", "flops_gradient", "memory_gradient")
+    cost_keys = ("flops_least_squares", "flops_encoder", "flops_gradient", "memory_gradient")
     return "\n".join([
         table(AGREEMENT, ["model", "operator", *(f"σ {s}" for s in NOISE)], [[*k, *v] for k, v in lines.items()]),
-        table(COST, ["model", "forward only", "decoder gradient", "kept for the gradient"],
+        table(COST, ["model", "least squares", "encoder difference", "decoder gradient", "kept for the gradient"],
               [[r["model"], *(f"{r[k]:.2f}" for k in cost_keys)] for r in task["cost"]]),
         table(STEP, ["model", "precision", *(f"h {h}" for h in STEPS)],
               [[r["model"], r["dtype"], *(f"{c:.3f}" for c in r["cosines"])] for r in task["step"]]),
