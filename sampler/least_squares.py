@@ -1,6 +1,7 @@
 """From an error in pixels to one in the latent, by least squares through the decoder's fitted Jacobian."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .pixel import PixelMap, per_sample
 
-# Latent cells, per axis, that a cell of the picture is taken to depend on: 1 and 5 fit worse and no better.
+# Latent cells, per axis, that a cell of the picture is taken to depend on; 1 fits worse, 5 no better.
 WIDTH = 3
 # Size of the probes in units of x0, equations per unknown, and what is added to the probes' covariance.
 PROBE, EQUATIONS, RIDGE = 0.1, 1.5, 1e-3
@@ -87,7 +88,7 @@ class LeastSquares:
         return damped_solution(lambda z: D.adjoint(self.normal(D(z))), D.adjoint(w))
 
 
-def damped_solution(matrix: PixelMap, g: Tensor) -> Tensor:
+def damped_solution(matrix: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:
     """(matrix + lambda)^-1 g by conjugate gradients, lambda in units of the curvature along g; sample by sample."""
 
     def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -151,3 +151,10 @@ def test_it_needs_no_gradient():
     with torch.inference_mode():
         e = direction(curved, measured(shrinking()), point()).e
     assert e.is_inference()
+
+
+def test_a_decoder_in_half_precision_does():
+    """The fit averages its rounding away."""
+    m, x0 = measured(shrinking()), point()
+    rounded = direction(lambda z: curved(z).bfloat16().double(), m, x0).e
+    assert cosine(rounded, direction(curved, m, x0).e) > 0.98
