@@ -161,7 +161,7 @@ picture of your own. The result is 8 times as wide and high; both must be near t
 closer.
 
 **Sampling.** It starts from the enlarged picture with noise (*denoise* .6). 10 steps of six model calls each (preset \
-*thorough*), in which the VAE decodes three times and encodes six times. The preset *fast* takes a third of that.
+*thorough*), in which the VAE decodes seven times and encodes twice. The preset *fast* takes a third of that.
 
 {BACK_PROJECTION}
 """,
