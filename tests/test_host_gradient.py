@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from graphs import SIZE
+from graphs import SIZE, picture
+from newton_pack.sampler import LeastSquares, Measured, PixelConstraint, Resample
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
@@ -29,6 +30,26 @@ def test_the_decoders_gradient_is_the_numerical_one(host, vae, tile):
             d = d / d.norm()
             slope = (energy(x0 + 0.02 * d) - energy(x0 - 0.02 * d)) / 0.04
             assert -(e * d).sum().item() == pytest.approx(slope, abs=0.01 * e.norm().item())
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+def test_least_squares_leaves_less_than_the_gradient_at_x8(host, vae, tile):
+    """By their best step from the picture's latent with noise."""
+    codec = host.module("nodes.comfy_adapter.codec").PixelCodec(vae, tile)
+    shrink = Resample.by_factor((SIZE // 8, SIZE // 8), 8)
+    truth = picture()[0].movedim(-1, 1)
+    m = Measured(shrink, shrink.A(truth))
+    with torch.inference_mode():
+        x0 = codec.encode(truth)
+        x0 = x0 + 0.5 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
+        left = {}
+        for name, pull in (("least squares", LeastSquares(codec.decode, m.normal)), ("gradient", codec.pull_back)):
+            e = PixelConstraint(m.misfit, m.descent, pull).error(x0, 1.0)
+            steps = (x0 + t * e / e.abs().max() for t in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0))
+            sizes = [m.misfit(codec.decode(z)).square().mean().item() for z in steps]
+            left[name] = min(sizes) / sizes[0]
+    print(f"\nleft of the squared misfit: {left}")
+    assert left["least squares"] < 0.9 * left["gradient"] < 0.9
 
 
 def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae):
