@@ -60,7 +60,7 @@ class Jpeg:
 
 
 class Compressed(Measured):
-    """A picture as JPEG left it; movements of a picture, which are none, cannot be compressed."""
+    """A picture as JPEG left it. Only pictures can be compressed, not their movements: there: identity."""
 
     def normal(self, movement: Tensor) -> Tensor:
         return movement

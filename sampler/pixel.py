@@ -1,4 +1,4 @@
-"""Constraints on the decoded picture, and the forward-only way from an error in pixels to one in the latent."""
+"""Constraints on the decoded picture, and the way from an error in pixels to one in the latent by encodings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,10 +31,6 @@ class Measurement(Protocol):
         """The movement of the picture that lowers |r| fastest: A* r."""
         ...
 
-    def normal(self, movement: Tensor) -> Tensor:
-        """A* A, by how much a movement of the picture changes its descent."""
-        ...
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -53,6 +49,7 @@ class Measured:
         return self.operator.adjoint(r)
 
     def normal(self, movement: Tensor) -> Tensor:
+        """A* A of a movement of the picture."""
         return self.operator.adjoint(self.operator.A(movement))
 
 
@@ -70,9 +67,6 @@ class Target:
 
     def descent(self, r: Tensor) -> Tensor:
         return r
-
-    def normal(self, movement: Tensor) -> Tensor:
-        return movement
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ ENTRIES = {e.label: e for e in superres_methods.entries()}
 def run_method(entry, count=8):
     measured, denoise = sampler.Measured(OPERATOR, OPERATOR.A(PRIOR.draw(1, 12))), PRIOR.denoiser()
     difference = sampler.EncoderDifference(lambda x: x, lambda x: x, 0.005)
-    if entry.backward_per_level:  # pictures are latents: the decoder's Jacobian is the identity
-        pull = lambda x0, wish: wish(x0)  # noqa: E731
-    else:
-        pull = sampler.LeastSquares(lambda x: x, measured.normal)
+    # Pictures are latents: the decoder's Jacobian is the identity.
+    fitted = sampler.LeastSquares(lambda x: x, measured.normal)
+    pull = (lambda x0, wish: wish(x0)) if entry.backward_per_level else fitted
     constraint = sampler.Along(
         sampler.PixelConstraint(measured.misfit, measured.correction, difference),
         sampler.PixelConstraint(measured.misfit, measured.descent, pull),
