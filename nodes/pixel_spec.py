@@ -137,9 +137,8 @@ def way_inputs() -> list[io.Input]:
             options=list(DIRECTIONS),
             default=DIRECTIONS[0],
             optional=True,
-            tooltip="How an error in pixels becomes one in the latent. forward only: by what small changes of the "
-            "latent do to the picture; no gradient, least memory. decoder gradient: as published, backpropagates "
-            "through the VAE's decoder.",
+            tooltip="How an error in pixels becomes one in the latent. forward only: no gradient, least memory. "
+            "decoder gradient: as published, backpropagates through the VAE's decoder.",
         ),
         tile_input(),
         io.Float.Input(

@@ -60,7 +60,7 @@ class Jpeg:
 
 
 class Compressed(Measured):
-    """A picture as JPEG left it. Only pictures can be compressed, not their movements: there: identity."""
+    """A picture as JPEG left it. Movements of a picture are no pictures to compress: for them A is the identity."""
 
     def normal(self, movement: Tensor) -> Tensor:
         return movement

@@ -48,6 +48,11 @@ def fitted_jacobian(decode: PixelMap, x0: Tensor, picture: Tensor) -> Convolutio
     """The convolution that best explains how Dec(x0) = `picture` answers to random probes: forward passes alone.
 
     The probes are of random signs, the same for every sample and in every call.
+
+    Args:
+        decode: x0 to a picture.
+        x0: (B, C, h, w).
+        picture: (B, 3, r h, r w) in [0, 1].
     """
     generator = torch.Generator().manual_seed(0)
     _, channels, height, width = x0.shape
@@ -89,7 +94,12 @@ class LeastSquares:
 
 
 def damped_solution(matrix: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:
-    """(matrix + lambda)^-1 g by conjugate gradients, lambda in units of the curvature along g; sample by sample."""
+    """(matrix + lambda)^-1 g by conjugate gradients, of each sample by itself.
+
+    Args:
+        matrix: symmetric, positive semi-definite, on tensors of the shape of `g`.
+        g: (B, ...). lambda is in units of the curvature along it.
+    """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return per_sample((a * b).flatten(1).sum(1), a)
