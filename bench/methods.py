@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from pack import renoising, sampler
+from pack import noise, sampler, step
 from torch import Tensor
 
 Denoiser, NewtonSettings, unit_max = sampler.Denoiser, sampler.NewtonSettings, sampler.denoiser.unit_max
@@ -23,16 +23,16 @@ class Chain:
 
     def __init__(self, denoise: Denoiser, like: Tensor, seed: int):
         self.denoise, self.like = denoise, like
-        self.generators = renoising.sample_generators(seed, len(like))
+        self.generators = noise.sample_generators(seed, len(like))
 
     def noise(self) -> Tensor:
-        return renoising.noise_like(self.like, self.generators)
+        return noise.noise_like(self.like, self.generators)
 
     def step(self, x: Tensor, x0: Tensor, sigma: float, sigma_next: float, c: float | None = None) -> Tensor:
         """With fresh noise of deviation c; None: that of ancestral sampling."""
         here, there = self.denoise.scales(sigma), self.denoise.scales(sigma_next)
-        c = renoising.fresh_noise(here, there, 1.0) if c is None else c
-        return renoising.renoise(x, x0, here, there, c, self.noise())
+        c = step.sigma_up(here, there, 1.0) if c is None else c
+        return step.renoise(x, x0, here, there, c, self.noise())
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def replacement(denoise, x, sigmas, y, mask, seed, order: int = 1, released: boo
         here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         x = torch.lerp(x, here.alpha * y + here.s * fixed, mask)
         x0 = torch.lerp(denoise(x, sigma), y, mask)
-        ahead = renoising.midway(x0, here, there, before) if order == 2 else x0
+        ahead = step.x0_midpoint(x0, here, there, before) if order == 2 else x0
         x, before = chain.step(x, ahead, sigma, sigma_next, c), (x0, here)
     return x
 
@@ -60,8 +60,8 @@ def replacement(denoise, x, sigmas, y, mask, seed, order: int = 1, released: boo
 def as_published(denoise: Denoiser, sigmas: list[float]) -> list[float]:
     """Fresh noise c of each step of the released loop; elsewhere than on its own levels its constant eta."""
     scales = [denoise.scales(sigma) for sigma in sigmas]
-    c = [renoising.fresh_noise(*step, renoising.RELEASED_ETA) for step in itertools.pairwise(scales)]
-    return [*(renoising.released_noise(sigmas) or c)[:-1], c[-1]]
+    c = [step.sigma_up(*pair, step.AUTHORS_ETA) for pair in itertools.pairwise(scales)]
+    return [*(step.authors_sigma_up(sigmas) or c)[:-1], c[-1]]
 
 
 @torch.no_grad()
@@ -145,16 +145,16 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     def newton(method: str, preset: str, settings: NewtonSettings, calls: float, levels: int = 0) -> Entry:
         return Entry(method, preset, partial(ours, settings=in_dtype(settings, dtype)), calls, levels=levels)
 
-    fast, step, paper = sampler.PRESETS["fast"], NewtonSettings(), sampler.PRESETS["paper"]
+    fast, newton_steps, paper = sampler.PRESETS["fast"], NewtonSettings(), sampler.PRESETS["paper"]
     reevaluated = NewtonSettings(carry=False)
     return [
         newton("ours", "fast", fast, 1.2),
         newton("ours", "fast_12", fast, 1.2, levels=12),
         newton("ours", "held", replace(fast, resample=False), 1, levels=24),
-        newton("ours", "newton", step, step.calls(1)),
-        newton("ours", "K1", reevaluated, reevaluated.calls(1)),
-        newton("published", "paper", paper, paper.calls(1)),
-        newton("published_eta1", "", PUBLISHED_ETA1, PUBLISHED_ETA1.calls(1)),
+        newton("ours", "newton", newton_steps, newton_steps.calls_per_level()),
+        newton("ours", "K1", reevaluated, reevaluated.calls_per_level()),
+        newton("published", "paper", paper, paper.calls_per_level()),
+        newton("published_eta1", "", PUBLISHED_ETA1, PUBLISHED_ETA1.calls_per_level()),
         Entry("replacement", "", replacement, 1),
         Entry("replacement_equal_calls", "", replacement, 1, levels=24),
         Entry("replacement_order2", "", partial(replacement, order=2), 1, levels=24),

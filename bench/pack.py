@@ -13,6 +13,6 @@ if PACK not in sys.modules:
     spec.loader.exec_module(sys.modules[PACK])
 
 from newton_pack import sampler
-from newton_pack.sampler import renoise as renoising
+from newton_pack.sampler import noise, step
 
-__all__ = ["ROOT", "renoising", "sampler"]
+__all__ = ["ROOT", "noise", "sampler", "step"]

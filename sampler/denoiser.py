@@ -23,6 +23,18 @@ class Scales(NamedTuple):
         return ((self.alpha * self.data) ** 2 + self.s**2) ** 0.5
 
 
+class Level(NamedTuple):
+    """One noise level of a run: its number from the top, sigma as the host gives it, and its scales."""
+
+    i: int
+    sigma: float
+    scales: Scales
+
+
+def levels_of(sigmas: list[float], scales: Callable[[float], Scales]) -> list[Level]:
+    return [Level(i, sigma, scales(sigma)) for i, sigma in enumerate(sigmas)]
+
+
 class Denoiser:
     """`x0 = denoise(x, sigma)`: the guided, clean prediction, with its calls counted (NFE).
 

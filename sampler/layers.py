@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .denoiser import Denoiser
-from .newton import NewtonSettings, newton_steps
+from .denoiser import Denoiser, levels_of
+from .newton import newton_steps
+from .noise import mixed_seed, noise_like, sample_generators
 from .operators.mask import LatentMask
-from .renoise import mixed_seed, noise_like, sample_generators
 from .sample import sample_constrained
+from .settings import NewtonSettings
 
 # Mean-field sweeps of the neighbours' influence; the mask has settled by then.
 SWEEPS = 5
@@ -47,7 +48,7 @@ class LayerSettings:
 
     def calls(self, rounds: int) -> int:
         """Denoiser calls of two layers, one for each sample."""
-        return 2 * rounds * self.samples * self.newton.calls(1)
+        return 2 * rounds * self.samples * self.newton.calls_per_level()
 
 
 def expectation(x0: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,21 +138,21 @@ def infer_mask(
     logit = torch.logit(prior)  # of the evidence so far
     m = torch.sigmoid(logit + noise_like(prior, generators[:batch]) / 2)
     images = image.repeat(settings.samples, 1, 1, 1)
-    for i, sigma in enumerate(levels):
+    for cur in levels_of(levels, denoisers[0].scales):
+        alpha, s, _ = cur.scales
         first = (uniform() < m.repeat(settings.samples, 1, 1, 1)).to(image)  # B
         expected, both = [], torch.ones_like(m)
         for denoise, own in zip(denoisers, (first, 1 - first), strict=True):
             known = own * (uniform() >= settings.holdout)
-            scales = denoise.scales(sigma)
-            x = scales.alpha * images + scales.s * noise_like(images, generators)
-            constraint = LatentMask(images, known)
-            x0 = newton_steps(denoise, x, sigma, constraint, settings.newton, delta, settings.newton.iterations)[1]
+            x = alpha * images + s * noise_like(images, generators)
+            mask, newton = LatentMask(images, known), settings.newton
+            x0 = newton_steps(denoise, x, denoise(x, cur.sigma), cur, mask, newton, delta, newton.iterations)[1]
             counted = (1 - known if settings.exclude_given else torch.ones_like(known)).unflatten(0, (-1, batch))
             expected.append(expectation(x0.unflatten(0, (-1, batch)), counted))
             both = both * counted.amax(0)
         logit = logit + log_ratio(image, expected, both, m)
         m = posterior(logit, m, settings.coherence)
-        on_round(i, m)
+        on_round(cur.i, m)
     return m
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .constraint import Wish
 from .denoiser import max_abs, unit_max
+from .noise import noise_like, sample_generators
 from .operators.linear import LinearOperator
-from .renoise import noise_like, sample_generators
 
 PixelMap = Callable[[Tensor], Tensor]
 Pull = Callable[[Tensor, PixelMap], Tensor]

@@ -1,4 +1,4 @@
-"""The method: sampling under a constraint by inexact Newton steps. Graikos et al., arXiv 2410.18804, Algorithm 1."""
+"""The method: sampling under a constraint by inexact Newton steps."""
 
 import itertools
 from collections.abc import Callable
@@ -7,15 +7,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .budget import share
-from .constraint import Constraint, residual
-from .denoiser import Denoiser
-from .hold import Hold, is_open, stepped, unguided
-from .newton import NewtonSettings, newton_part, newton_steps
-from .renoise import RELEASED_ETA, fresh_noise, midway, noise_like, released_noise, renoise, sample_generators
+from .constraint import Constraint
+from .denoiser import Denoiser, Level, levels_of
+from .newton import Steps, newton_steps
+from .noise import sample_generators
+from .plan import Plan
+from .replacement import Replacement
+from .settings import NewtonSettings
+from .step import Ancestral
 
 
 @torch.no_grad()
+def sample(denoise, x, levels, newton, replacement, step, observe):
+    """Algorithm 1 of Graikos et al. (arXiv 2410.18804): x (B, C, ..., H, W) from levels[0] down to levels[-1]."""
+    for cur, nxt in itertools.pairwise(levels):
+        if replacement:
+            x = replacement.begin(denoise, x, cur)  # resampling
+        x0 = denoise(x, cur.sigma)  # x0 = D(x; sigma)
+        x, x0, info = newton(denoise, x, x0, cur)  # x <- x + lambda nu J e / max|J e|
+        if replacement:
+            x, x0, info = replacement(denoise, x, x0, cur, info)  # x0 <- W y + (1 - W) x0
+        observe(cur, x, x0, info)
+        x_next = step(x, x0, cur, nxt)  # DDIM, ancestral, second order, or another sampler
+        x = replacement.keep(x_next, x, x0, cur, nxt) if replacement else x_next
+    return x
+
+
 def sample_constrained(
     denoise: Denoiser,
     x: Tensor,
@@ -27,58 +44,43 @@ def sample_constrained(
     advance: Callable[[int, Tensor, Tensor], Tensor] | None = None,
     advance_calls: int = 0,
     callback: Callable[[dict[str, Any]], None] = lambda info: None,
+    plan: Plan | None = None,
 ) -> Tensor:
     """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * 2 K.
 
-    Where the settings hold latent masks, K counts for the other constraints only, and resampling adds its calls.
-
-    No value is read off the device between the levels, unless the settings have a residual target.
+    Where the settings replace the known values of latent masks, K counts for the other constraints only, and resampling
+    adds its calls. No value is read off the device between the levels, unless the settings have a residual target.
 
     Args:
         x: noisy start (B, C, ..., H, W) at sigmas[0].
         sigmas: L + 1 decreasing noise levels, usually ending in 0.
         delta: relative perturbation of the forward difference.
         seed: of the fresh noise; sample b of a batch depends on (seed, b) only.
-        advance: step of another sampler, from (i, x, x0) at sigmas[i] to x at sigmas[i + 1], in place of the
-            renoise step.
+        advance: step of another sampler, from (i, x, x0) at sigmas[i] to x at sigmas[i + 1], in place of ours.
         advance_calls: model calls that `advance` makes in the whole run.
         callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `steps` (what was
             done, a `Steps`).
+        plan: of this run, where the caller has made it already.
 
     Raises:
         ValueError: the settings' `max_calls` is less than the run takes without corrections.
     """
+    levels = levels_of(sigmas, denoise.scales)
+    plan = plan or Plan(constraint, settings, levels, advance_calls)
     generators = sample_generators(seed, x.shape[0])
-    released = released_noise(sigmas) if settings.eta is None else None
-    eta = RELEASED_ETA if settings.eta is None else settings.eta
-    scales = [denoise.scales(sigma) for sigma in sigmas]
-    others, settings = newton_part(constraint, settings)
-    hold = Hold(constraint, settings.rate_first) if settings.hold else None
-    left = settings.spare(len(sigmas) - 1, advance_calls)
-    resamplings = settings.resamplings(scales[:-1], advance_calls)
-    before = None
-    for i, (here, there) in enumerate(itertools.pairwise(scales)):
-        known = hold and hold.known(sigmas[i])
-        again = bool(known) and is_open(here) and share(resamplings, 1, list(filter(is_open, scales[i:-1]))) > 0
-        if again:
-            resamplings -= 1
-            x = hold.resample(denoise, x, sigmas[i], known, noise_like(x, generators))
-        remaining, spent = scales[i:-1], denoise.calls + 1
-        iterations = share(settings.steps(left, len(remaining)), settings.iterations, remaining)
-        x, x0, steps = newton_steps(denoise, x, sigmas[i], others, settings, delta, iterations)
-        left -= denoise.calls - spent
-        own = x0  # what second order extrapolates: not guidance, which is large and unsteady
-        if known:
-            x, x0, e = hold.correct(x, x0, denoise.guidance, known, here)
-            own = unguided(x0, denoise.guidance, known)
-            steps = steps.with_held(residual(e), again)
-        callback({"i": i, "x": x, "sigma": sigmas[i], "denoised": x0, "steps": steps})
-        if advance is not None:
-            x_next = advance(i, x, x0)
-        else:
-            c = released[i] if released and there.s > 0 else fresh_noise(here, there, eta)
-            ahead = midway(own, here, there, before) + (x0 - own) if known and settings.order == 2 else x0
-            x_next = renoise(x, ahead, here, there, c, noise_like(x, generators))
-        x = torch.lerp(x_next, stepped(x, x0, here, there), known[0].to(x_next)) if known else x_next
-        before = own, here
-    return x
+    replacement = Replacement(constraint, settings.rate_first, plan, generators) if settings.hold else None
+
+    def newton(denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level) -> tuple[Tensor, Tensor, Steps]:
+        calls, steps = denoise.calls, plan.newton_steps(cur.i)
+        out = newton_steps(denoise, x, x0, cur, plan.constraint, settings, delta, steps)
+        plan.spend(denoise.calls - calls)
+        return out
+
+    def observe(cur: Level, x: Tensor, x0: Tensor, info: Steps) -> None:
+        callback({"i": cur.i, "x": x, "sigma": cur.sigma, "denoised": x0, "steps": info})
+
+    def other_sampler(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
+        return advance(cur.i, x, x0)
+
+    step = other_sampler if advance else Ancestral(generators, settings.eta, plan.order, levels, replacement)
+    return sample(denoise, x, levels, newton, replacement, step, observe)

@@ -74,9 +74,9 @@ def host_levels(host, graph, family):
     raw = host.run({"latent": graph["latent"], "out": node("TestCapture", value=["latent", 0])})[0]["samples"]
     y = comfy.latent_formats.SD3().process_in(raw.double())
     noise = comfy.sample.prepare_noise(raw, 1).double()
-    renoise = host.module("sampler.renoise")
-    generators = renoise.sample_generators(1, 1)
-    return sigmas, y, noise, [renoise.noise_like(y, generators) for _ in range(8)]
+    noise_of = host.module("sampler.noise")
+    generators = noise_of.sample_generators(1, 1)
+    return sigmas, y, noise, [noise_of.noise_like(y, generators) for _ in range(8)]
 
 
 def by_hand(hold, x, y, noises, sigmas, alpha, s, c, data=1.0):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from newton_pack.sampler import PRESETS, LatentMask, sample_constrained
-from newton_pack.sampler.renoise import noise_like, sample_generators
+from newton_pack.sampler.noise import noise_like, sample_generators
 from test_laws import KNOWN, PRIOR, TRUTH, WEIGHTS
 
 DISTILLED = analytic.Consistency(PRIOR.mean, PRIOR.cov)

@@ -162,7 +162,7 @@ def test_the_host_gives_the_published_levels(host, graph):
     """20 steps of `simple` on the SD schedule are the grid on which `paper` uses the authors' own noise."""
     graph["sigmas"] = node("BasicScheduler", model=["ckpt", 0], scheduler="simple", steps=20, denoise=1.0)
     graph["out"] = node("TestCapture", value=["sigmas", 0])
-    released_noise = host.module("sampler.renoise").released_noise
-    assert released_noise(host.run(graph)[0].tolist()) is not None
+    authors_sigma_up = host.module("sampler.step").authors_sigma_up
+    assert authors_sigma_up(host.run(graph)[0].tolist()) is not None
     graph["sigmas"]["inputs"]["steps"] = 19
-    assert released_noise(host.run(graph)[0].tolist()) is None
+    assert authors_sigma_up(host.run(graph)[0].tolist()) is None

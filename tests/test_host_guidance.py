@@ -36,7 +36,7 @@ def graph(host):
 
 def held_errors(host, monkeypatch, run):
     """e of held masks at each noise level of a run."""
-    loop, seen = host.module("sampler.sample"), []
+    loop, seen = host.module("sampler.replacement"), []
     measured = loop.residual
     with monkeypatch.context() as patch:
         patch.setattr(loop, "residual", lambda e: (seen.append(e.clone()), measured(e))[1])

@@ -12,7 +12,8 @@ import torch
 from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, Scales, Term, WeightedSum, sample_constrained
 from newton_pack.sampler.denoiser import unit_max
 from newton_pack.sampler.jvp import forward_difference
-from newton_pack.sampler.renoise import fresh_noise, noise_like, renoise, sample_generators
+from newton_pack.sampler.noise import noise_like, sample_generators
+from newton_pack.sampler.step import renoise, sigma_up
 
 PRIOR = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
 TRUTH = PRIOR.draw(1, seed=7)
@@ -86,7 +87,7 @@ def replacement(x, prior, y, weights):
     for sigma, sigma_next in itertools.pairwise(LEVELS):
         here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         x0 = weights * y + (1 - weights) * denoise(x, sigma)
-        x = renoise(x, x0, here, there, fresh_noise(here, there, 1.0), noise_like(x, generators))
+        x = renoise(x, x0, here, there, sigma_up(here, there, 1.0), noise_like(x, generators))
     return x
 
 
@@ -198,7 +199,7 @@ def test_model_calls(settings, per_level):
     denoise = PRIOR.denoiser()
     inner, denoise.model = denoise.model, lambda x, sigma: counted.append(1) or inner(x, sigma)
     run(settings, batch=1, denoise=denoise)
-    assert len(counted) == denoise.calls == settings.calls(20) == 20 * per_level
+    assert len(counted) == denoise.calls == 20 * settings.calls_per_level() == 20 * per_level
 
 
 def test_the_corrected_x_reaches_the_next_level():
@@ -220,10 +221,10 @@ def test_the_corrected_x_reaches_the_next_level():
 
 def test_fresh_noise_is_ancestral_at_eta_one():
     """k-diffusion's ancestral step: sigma_up^2 = sigma'^2 (sigma^2 - sigma'^2) / sigma^2."""
-    up = fresh_noise(analytic.exploding(3.0), analytic.exploding(2.0), 1.0)
+    up = sigma_up(analytic.exploding(3.0), analytic.exploding(2.0), 1.0)
     assert up == pytest.approx((4 * (9 - 4) / 9) ** 0.5)
-    assert fresh_noise(analytic.flow(1.0), analytic.flow(0.9), 1.0) == pytest.approx(0.9)
-    assert fresh_noise(analytic.exploding(3.0), analytic.exploding(0.0), 1.0) == 0
+    assert sigma_up(analytic.flow(1.0), analytic.flow(0.9), 1.0) == pytest.approx(0.9)
+    assert sigma_up(analytic.exploding(3.0), analytic.exploding(0.0), 1.0) == 0
 
 
 def test_sum_of_constraints_costs_no_further_calls():

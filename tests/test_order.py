@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from newton_pack.sampler import PRESETS, LatentMask, Scales, sample_constrained
-from newton_pack.sampler.renoise import midway
-from test_hold import HELD, run
+from newton_pack.sampler.step import x0_midpoint
 from test_laws import KNOWN, LEVELS, TRUTH
 from test_laws import PRIOR as HALF_PRIOR
+from test_replacement import HELD, run
 
 PRIOR = analytic.Gaussian(torch.zeros(64), analytic.smooth_covariance())
 VALUES, MODES = torch.linalg.eigh(PRIOR.cov)
@@ -61,8 +61,8 @@ def test_an_estimate_linear_in_the_log_ratio_is_met_in_the_middle(scales):
     slope, start = torch.randn(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
     x0, earlier = slope * lam[1] + start, slope * lam[0] + start
     assert lam[2] - lam[1] < lam[1] - lam[0] < lam[3] - lam[1]
-    torch.testing.assert_close(midway(x0, here, near, (earlier, before)), slope * (lam[1] + lam[2]) / 2 + start)
-    torch.testing.assert_close(midway(x0, here, far, (earlier, before)), x0 + (x0 - earlier) / 2)
+    torch.testing.assert_close(x0_midpoint(x0, here, near, (earlier, before)), slope * (lam[1] + lam[2]) / 2 + start)
+    torch.testing.assert_close(x0_midpoint(x0, here, far, (earlier, before)), x0 + (x0 - earlier) / 2)
 
 
 @pytest.mark.parametrize("flow", [False, True])
@@ -83,7 +83,7 @@ def test_held_pictures_come_nearer_to_the_exact_posterior(flow):
 def test_where_there_is_no_step_before_or_no_middle_the_estimate_stays():
     x0, earlier = torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
     here, there = Scales(0.5, 0.5), Scales(0.75, 0.25)
-    assert torch.equal(midway(x0, here, there, None), x0)
-    assert torch.equal(midway(x0, here, there, (earlier, here)), x0)  # simple repeats levels beyond 1000 steps
-    assert torch.equal(midway(x0, here, there, (earlier, Scales(0.0, 1.0))), x0)  # pure noise knows no picture
-    assert torch.equal(midway(x0, here, Scales(1.0, 0.0), (earlier, Scales(0.4, 0.6))), x0)
+    assert torch.equal(x0_midpoint(x0, here, there, None), x0)
+    assert torch.equal(x0_midpoint(x0, here, there, (earlier, here)), x0)  # simple repeats levels beyond 1000 steps
+    assert torch.equal(x0_midpoint(x0, here, there, (earlier, Scales(0.0, 1.0))), x0)  # pure noise knows no picture
+    assert torch.equal(x0_midpoint(x0, here, Scales(1.0, 0.0), (earlier, Scales(0.4, 0.6))), x0)

@@ -8,7 +8,7 @@ Coordinates, normalisation and noise are the paper's (variance preserving, netwo
 import analytic
 import torch
 from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, sample_constrained
-from newton_pack.sampler.renoise import noise_like, sample_generators
+from newton_pack.sampler.noise import noise_like, sample_generators
 
 
 def published_loop(eps_model, u, y, mask, noises):

@@ -16,12 +16,13 @@ from ...sampler import (
     Denoiser,
     LatentMask,
     NewtonSettings,
+    Plan,
     Recorder,
     Report,
     WeightedSum,
     interpolated_weights,
+    levels_of,
     mixed_seed,
-    newton_part,
     sample_constrained,
 )
 from ..constraint_spec import ConstraintSpec, LatentSpace
@@ -121,15 +122,13 @@ def newton_function(
             return driver(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
     else:
         options = without_step_caches(options)
-    settings = newton_part(bound, settings)[1]
     memory, evaluations, conditional = GuidanceMemory(options), Evaluations(), Conditional()
     base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
     extra_args = extra_args | {"denoise_mask": None, "model_options": conditional.watch(evaluations.watch(options))}
     delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
     recorder, driven = Recorder(len(levels) - 1, x), driver_calls * sum(sigma > 0 for sigma in levels[1:])
-    scales = measured_scales(base.model_sampling)
-    calls, resamplings = 0, settings.resamplings([scales(sigma) for sigma in levels[:-1]], driven)
-    total = settings.calls(len(levels) - 1, driven) + resamplings
+    scales, calls = measured_scales(base.model_sampling), 0
+    plan = Plan(bound, settings, levels_of(levels, scales), driven)
 
     def call(x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Tensor:
         nonlocal calls
@@ -140,7 +139,7 @@ def newton_function(
         calls += 1
         bar.update()  # counts nothing where progress bars are switched off
         if on_call is not None:
-            on_call(calls, total)
+            on_call(calls, plan.total)
         return x0
 
     def model(x: Tensor, sigma: Tensor) -> Tensor:
@@ -162,8 +161,8 @@ def newton_function(
             callback(info)
 
     denoise, advance = Denoiser(model, scales, nearby, lambda: conditional.x0), drive if driver else None
-    with tqdm(total=total, disable=disable, unit="call") as bar:
-        out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, driven, level_done)
+    with tqdm(total=plan.total, disable=disable, unit="call") as bar:
+        out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, driven, level_done, plan)
     evals = evaluations.pictures // len(x)
     report = recorder.report(bound, calls=calls, network_evals=evals, target=settings.residual_target)
     log.info("Newton constrained sampling: %s", report.summary())

@@ -9,14 +9,16 @@ from newton_pack.sampler import (
     PRESETS,
     Denoiser,
     LatentMask,
+    Level,
     NewtonSettings,
+    Plan,
     Scales,
     Term,
     WeightedSum,
-    newton_part,
+    levels_of,
     sample_constrained,
 )
-from newton_pack.sampler.hold import Hold
+from newton_pack.sampler.replacement import Replacement
 from test_laws import KNOWN, LEVELS, PRIOR, TRUTH, WEIGHTS, distance_to_posterior_mean, replacement
 
 HELD, NEWTON = PRESETS["fast"], NewtonSettings()
@@ -50,11 +52,16 @@ def test_a_budget_is_spent_on_resampling_to_the_call(limit):
 def test_what_takes_newton_steps_and_who_is_resampled():
     other = WeightedSum((Term(Mean()),))
     both = WeightedSum((Term(MASK), *other.terms))
-    assert newton_part(MASK, HELD) == (WeightedSum(()), replace(HELD, iterations=0))
-    assert newton_part(both, HELD) == (other, replace(HELD, resample=False, order=1))
-    assert newton_part(MASK, NEWTON) == (MASK, NEWTON)
     free = WeightedSum(())
-    assert newton_part(free, HELD) == (free, replace(HELD, iterations=0, resample=False))
+    cases = {
+        (MASK, HELD): (free, 0, 2, MIDDLE),
+        (both, HELD): (other, 1, 1, 0),
+        (MASK, NEWTON): (MASK, 1, 1, 0),
+        (free, HELD): (free, 0, 2, 0),
+    }
+    for (constraint, settings), expected in cases.items():
+        plan = Plan(constraint, settings, levels_of(LEVELS, PRIOR.scales))
+        assert (plan.constraint, plan.iterations, plan.order, plan.resamplings_left) == expected
 
 
 def test_the_denoiser_comes_to_say_what_is_known():
@@ -106,11 +113,18 @@ def test_guidance_is_not_extrapolated():
     assert (run(2, told=False) - run(1, told=False)).abs().max() > 0.01
 
 
+def resampled(mask, denoise, x, noise):
+    level = Level(0, 2.0, denoise.scales(2.0))
+    replacement = Replacement(mask, 0.5, None, [])
+    replacement.known = replacement.known_at(level.sigma)
+    return replacement.resample(denoise, x, level, noise)
+
+
 def test_what_is_drawn_anew_is_drawn_around_the_estimate_before_guidance():
     seen = [torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))]
     denoise = Denoiser(lambda x, sigma: seen[0] + 3, PRIOR.scales, conditional=lambda: seen[0])
-    hold, x = Hold(MASK, 0.5), torch.zeros(2, 1, 8, 8)
-    drawn = hold.resample(denoise, x, 2.0, hold.known(2.0), torch.zeros_like(x))
+    x = torch.zeros(2, 1, 8, 8)
+    drawn = resampled(MASK, denoise, x, torch.zeros_like(x))
     assert torch.allclose(drawn[:, :, :, 4:], seen[0][:, :, :, 4:], atol=1e-6)
 
 
@@ -191,8 +205,8 @@ def test_resampled_noise_keeps_its_variance_under_soft_weights(weight):
         return torch.randn(1, 1, 100, 100, generator=torch.Generator().manual_seed(seed))
 
     denoise = Denoiser(lambda x, sigma: torch.zeros_like(x), lambda sigma: Scales(0.4, 2.0))
-    known = torch.full((1, 1, 100, 100), weight), torch.zeros(1, 1, 100, 100)
-    out = Hold(MASK, 0.5).resample(denoise, 2 * noise(0), 2.0, known, noise(1))
+    mask = LatentMask(torch.zeros(1, 1, 100, 100), torch.full((1, 1, 100, 100), weight))
+    out = resampled(mask, denoise, 2 * noise(0), noise(1))
     assert abs(out.std() - 2.0) < 0.05 and denoise.calls == 1
     kept = torch.corrcoef(torch.stack([out.flatten(), noise(0).flatten()]))[0, 1]
     assert abs(kept - weight) < 0.03

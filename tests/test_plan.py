@@ -9,10 +9,21 @@ from dataclasses import replace
 import analytic
 import pytest
 import torch
-from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, Recorder, Scales, Term, WeightedSum
+from newton_pack.sampler import (
+    PRESETS,
+    LatentMask,
+    Level,
+    NewtonSettings,
+    Plan,
+    Recorder,
+    Scales,
+    Term,
+    WeightedSum,
+    levels_of,
+)
 from newton_pack.sampler import sample_constrained as sample
-from newton_pack.sampler.budget import share
 from newton_pack.sampler.constraint import residual
+from newton_pack.sampler.plan import allocate
 
 PRIOR = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
 TRUTH = PRIOR.draw(1, seed=7)
@@ -22,6 +33,11 @@ LEVELS = analytic.released_levels()
 FAST, PAPER = NewtonSettings(), PRESETS["paper"]
 FREE = replace(FAST, iterations=0)
 K3, K3_CARRIED = NewtonSettings(3, 0.5, 0.1, carry=False), NewtonSettings(3, 0.5, 0.1)
+
+
+def planned(settings, constraint=CONSTRAINT):
+    """The calls that are announced."""
+    return Plan(constraint, settings, levels_of(LEVELS, analytic.exploding)).total
 
 
 def run(settings, batch=4, constraint=CONSTRAINT, x=None, **kw):
@@ -37,8 +53,8 @@ def run(settings, batch=4, constraint=CONSTRAINT, x=None, **kw):
 def test_max_calls_is_honoured_and_spent(settings, limit):
     settings = replace(settings, max_calls=limit)
     _, calls, told = run(settings, batch=1)
-    full = replace(settings, max_calls=0).calls(20)
-    assert calls == settings.calls(20) <= limit
+    full = planned(replace(settings, max_calls=0))
+    assert calls == planned(settings) <= limit
     assert calls > min(limit, full) - (1 if settings.iterations == 1 else 2)
     assert all((t["steps"].stop == "iterations") == (t["steps"].taken == settings.iterations) for t in told)
     assert all(t["steps"].stop in ("iterations", "budget") for t in told)
@@ -66,16 +82,16 @@ def test_a_larger_budget_comes_closer_to_the_constraint():
 @pytest.mark.parametrize("steps", range(0, 61, 7))
 def test_every_step_is_shared_out_evenly(steps):
     left, shares = steps, []
-    scales = [analytic.exploding(sigma) for sigma in LEVELS[:-1]]
+    levels = levels_of(LEVELS[:-1], analytic.exploding)
     for i in range(20):
-        shares.append(share(left, 3, scales[i:]))
+        shares.append(allocate(left, 3, levels[i:]))
         left -= shares[-1]
     assert sum(shares) == steps and max(shares) - min(shares) <= 1
     # What is over lies together, in the middle.
     more = [i for i, s in enumerate(shares) if s > min(shares)]
     assert more == list(range(more[0], more[-1] + 1)) if more else True
     # Flow models start at alpha = 0.
-    assert share(1, 1, [Scales(0.0, 1.0)]) == 1
+    assert allocate(1, 1, [Level(0, 1.0, Scales(0.0, 1.0))]) == 1
 
 
 def test_a_target_spares_exactly_the_samples_that_reached_it():
@@ -216,7 +232,7 @@ def on_meta(settings, callback=lambda info: None):
 @pytest.mark.parametrize("settings", [FAST, PAPER, replace(FAST, max_calls=30)], ids=["fast", "paper", "budget"])
 def test_the_host_never_waits_for_the_device(settings):
     recorder = Recorder(20, torch.empty(2, device="meta"))
-    assert on_meta(settings, recorder.level) == settings.calls(20)
+    assert on_meta(settings, recorder.level) == planned(settings)
 
 
 def test_only_a_residual_target_waits_for_the_device():

@@ -1,0 +1,112 @@
+"""What a run does at which noise level, within a limit of model calls."""
+
+import math
+from collections.abc import Sequence
+
+from .constraint import Constraint, WeightedSum
+from .denoiser import Level
+from .operators.mask import LatentMask
+from .settings import NewtonSettings, newton_calls
+
+# arctan(s / alpha) of the noise levels whose corrections count most.
+MIDDLE = 0.94
+# Noise levels s / (alpha sigma_data) at which resampling pays: above them little is decided, below them little is open.
+RESAMPLE_WINDOW = 1.5, 3.0
+
+
+def in_resample_window(level: Level) -> bool:
+    """Whether what masks leave unknown is drawn anew at this noise level."""
+    alpha, s, sigma_data = level.scales
+    return RESAMPLE_WINDOW[0] < s / max(alpha * sigma_data, 1e-30) < RESAMPLE_WINDOW[1]
+
+
+def allocate(steps: int, most: int, levels: Sequence[Level]) -> int:
+    """Steps for the first of these noise levels, when `steps` are left for all of them.
+
+    All levels get the same number, at most `most`; the remainder goes to the middle ones, one each.
+    """
+    each, over = divmod(steps, len(levels))
+    distance = [abs(math.atan2(level.scales.s, level.scales.alpha) - MIDDLE) for level in levels]
+    middle = sorted(range(len(levels)), key=distance.__getitem__)
+    return min(most, each + (0 in middle[:over]))
+
+
+def affordable_steps(calls: int, levels: int, carry: bool) -> int:
+    """Newton steps over noise levels that so many calls pay for; the inverse of `newton_calls`."""
+    return min(calls, (calls + levels) // 2) if carry else calls // 2
+
+
+def without_masks(constraint: Constraint) -> Constraint:
+    """What is left for Newton steps where latent masks are enforced by replacement."""
+    if isinstance(constraint, LatentMask):
+        return WeightedSum(())
+    if isinstance(constraint, WeightedSum):
+        return WeightedSum(tuple(t for t in constraint.terms if not isinstance(t.constraint, LatentMask)))
+    return constraint
+
+
+class Plan:
+    """Newton steps and resamplings of one run; made once, and used up by it.
+
+    Resampling and second order are for masks alone: what else is constrained has calls of its own, and its steps are a
+    part of x0 that must not be extrapolated.
+
+    Args:
+        sigmas: L + 1 decreasing noise levels.
+        scales: from a noise level to its `Scales`.
+        other_calls: what another sampler's own steps cost beyond one call a level.
+
+    Attributes:
+        levels: the L + 1 noise levels.
+        constraint: what takes Newton steps.
+        iterations: most Newton steps at a level.
+        resamples: whether resampling is wanted at all.
+        order: of the step to the next level.
+        total: model calls (NFE); fewer where a residual target is reached.
+
+    Raises:
+        ValueError: the settings' `max_calls` is less than the run takes without corrections.
+    """
+
+    def __init__(self, constraint: Constraint, settings: NewtonSettings, levels: list[Level], other_calls: int = 0):
+        self.constraint = without_masks(constraint) if settings.hold else constraint
+        masks_alone = self.constraint == WeightedSum(())
+        self.settings, self.levels, count = settings, levels, len(levels) - 1
+        self.iterations = 0 if masks_alone else settings.iterations
+        self.order = settings.order if masks_alone else 1
+        resample = settings.resample and masks_alone and self.constraint != constraint
+
+        plain = count + other_calls
+        check_limit(settings.max_calls, count, plain)
+        spare = settings.max_calls - plain if settings.max_calls else math.inf
+        self.corrections_left = min(spare, newton_calls(count * self.iterations, count, settings.carry))
+        steps = affordable_steps(self.corrections_left, count, settings.carry)
+        corrections = newton_calls(steps, count, settings.carry)
+        self.resamplings_left = min(spare - corrections, resample * sum(map(in_resample_window, levels[:-1])))
+        self.total = plain + corrections + self.resamplings_left
+
+    def newton_steps(self, i: int) -> int:
+        """Newton steps at the i-th level, out of the calls that are left."""
+        remaining = self.levels[i:-1]
+        steps = affordable_steps(self.corrections_left, len(remaining), self.settings.carry)
+        return allocate(steps, self.iterations, remaining)
+
+    def spend(self, calls: int) -> None:
+        self.corrections_left -= calls
+
+    def do_resample(self, i: int) -> bool:
+        """Whether the i-th level, at which a mask is active, is resampled; counts it."""
+        if not in_resample_window(self.levels[i]):
+            return False
+        window = [level for level in self.levels[i:-1] if in_resample_window(level)]
+        chosen = allocate(self.resamplings_left, 1, window)
+        self.resamplings_left -= chosen
+        return chosen > 0
+
+
+def check_limit(max_calls: int, levels: int, plain: int) -> None:
+    if max_calls and max_calls < plain:
+        raise ValueError(
+            f"max_calls: {max_calls} model calls do not suffice for {levels} noise levels, which take {plain} "
+            f"even without corrections. Allow at least {plain} in Newton Settings, or sample in fewer steps."
+        )

@@ -1,0 +1,70 @@
+"""How a constraint is enforced, and the presets."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+# Rounding of the network, which the difference divides by delta, against curvature, which grows with it: in half
+# precision about 5 sqrt(eps).
+DELTA_BY_DTYPE = {torch.float32: 0.005, torch.float16: 0.15, torch.bfloat16: 0.4}
+
+
+def newton_calls(steps: int, levels: int, carry: bool) -> int:
+    """Denoiser calls of Newton steps that lie evenly over noise levels, beyond the plain call of each level."""
+    return 2 * steps - carry * min(steps, levels)
+
+
+@dataclass(frozen=True)
+class NewtonSettings:
+    """How the constraint is enforced at each noise level.
+
+    Attributes:
+        iterations: K, Newton steps per noise level, >= 0.
+        rate_first, rate_last: step length lambda of the first and last iteration, linear between them, in units
+            of the noisy input's standard deviation.
+        delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
+        eta: fresh noise of the step to the next level, 0 (DDIM) to 1 (ancestral); None is the authors' schedule.
+        carry: extrapolate x0 together with x in a level's last step, instead of evaluating the denoiser again: 2 K
+            calls a level.
+        max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
+        residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
+        conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
+            takes one network evaluation instead of two.
+        hold: latent masks are enforced by `Replacement` instead of Newton steps: no call beyond the plain one a level.
+        resample: what masks alone leave unknown is drawn anew at every middle noise level (`Replacement.begin`), at
+            one call each.
+        order: of the step to the next level, 1, or 2 under masks alone (`x0_midpoint`); no further call.
+    """
+
+    iterations: int = 1
+    rate_first: float = 0.5
+    rate_last: float = 0.5
+    delta: float | None = None
+    eta: float | None = 1.0
+    carry: bool = True
+    max_calls: int = 0
+    residual_target: float = 0.0
+    conditional_only: bool = False
+    hold: bool = False
+    resample: bool = False
+    order: int = 1
+
+    def rates(self) -> list[float]:
+        """lambda_k, k = 0 ... K - 1."""
+        span = max(self.iterations - 1, 1)
+        return [self.rate_first + (self.rate_last - self.rate_first) * k / span for k in range(self.iterations)]
+
+    def calls_per_level(self) -> int:
+        """Denoiser calls at a level that takes all its Newton steps."""
+        return 1 + newton_calls(self.iterations, 1, self.carry)
+
+    def delta_for(self, dtype: torch.dtype) -> float:
+        return DELTA_BY_DTYPE.get(dtype, 0.4) if self.delta is None else self.delta
+
+
+FAST = NewtonSettings(hold=True, resample=True, order=2)
+PRESETS = {
+    "fast": FAST,
+    "thorough": replace(FAST, iterations=3),
+    "paper": NewtonSettings(iterations=5, rate_last=0.1, eta=None, carry=False),
+}
