@@ -80,12 +80,12 @@ class Case:
         return mean + torch.fft.irfft2(noisy * power / (power + sigma**2), s=self.z.shape[-2:], norm="ortho")
 
     def ways(self, operator: Any, picture: Tensor) -> dict[str, sampler.PixelConstraint]:
-        m, codec = sampler.Measured(operator, operator.A(picture)), self.codec
+        m, codec = sampler.LinearMeasurement(operator, operator.A(picture)), self.codec
         encoder = sampler.EncoderDifference(codec.decode, codec.encode, codec.step)
         return {
-            "least_squares": sampler.PixelConstraint(m.misfit, m.descent, sampler.LeastSquares(codec.decode, m.normal)),
-            "encoder": sampler.PixelConstraint(m.misfit, m.correction, encoder),
-            "gradient": sampler.PixelConstraint(m.misfit, m.descent, codec.pull_back),
+            "least_squares": sampler.PixelConstraint(m, codec.decode, sampler.LeastSquares(codec.decode)),
+            "encoder": sampler.PixelConstraint(m, codec.decode, encoder),
+            "gradient": sampler.PixelConstraint(m, codec.decode, codec.decoder_vjp),
         }
 
     def drop(self, operator: Any, x0: Tensor, e: Tensor, picture: Tensor) -> float:
@@ -114,7 +114,7 @@ def agreement(case: Case, name: str, size: int, bar: tqdm) -> list[dict]:
         for sigma in NOISE:
             found = []
             for x0, picture in zip(case.estimate(sigma).split(1), case.pictures.split(1), strict=True):
-                e = {k: way.error(x0, 0.0) for k, way in case.ways(operator, picture).items()}
+                e = {k: way.update(x0, 0.0).e for k, way in case.ways(operator, picture).items()}
                 found.append(
                     [cosine(e[k], e["gradient"]) for k in e] + [case.drop(operator, x0, e[k], picture) for k in e]
                 )
@@ -134,7 +134,7 @@ def flops(run: Callable[[], Any]) -> int:
 def cost(case: Case, name: str, size: int) -> dict:
     """Arithmetic of one error in units of one decode; memory kept for the gradient in units of the host's estimate."""
     operator, picture, x0 = sampler.Resample.by_factor((size // 4, size // 4), 4), case.pictures[:1], case.z[:1]
-    m, kept = sampler.Measured(operator, operator.A(picture)), {}
+    m, kept = sampler.LinearMeasurement(operator, operator.A(picture)), {}
 
     def keep(t: Tensor) -> Tensor:
         kept[t.data_ptr()] = t.nbytes
@@ -142,16 +142,16 @@ def cost(case: Case, name: str, size: int) -> dict:
 
     decode = flops(lambda: case.codec.decode(x0))
     ways = case.ways(operator, picture)
-    forward = {f"flops_{k}": flops(partial(ways[k].error, x0, 0.0)) / decode for k in ("least_squares", "encoder")}
+    forward = {f"flops_{k}": flops(partial(ways[k].update, x0, 0.0)) / decode for k in ("least_squares", "encoder")}
 
     class Alone(type(case.codec)):
         """Without the small decodes that tell the memory beforehand."""
 
-        def make_room(self, decode: Any, x0: Tensor) -> None:
+        def make_room(self, x0: Tensor) -> None:
             pass
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        grad = flops(lambda: Alone(**vars(case.codec)).pull_back(x0, lambda p: m.descent(m.misfit(p))))
+        grad = flops(lambda: Alone(**vars(case.codec)).decoder_vjp(x0, m.data_residual, m))
     host = case.vae.memory_used_decode(x0.shape, torch.float32)
     return {"task": "cost", "model": name, **forward, "flops_gradient": grad / decode,
             "memory_gradient": sum(kept.values()) / host}  # fmt: skip
@@ -162,7 +162,7 @@ def steps(case: Case, name: str, size: int) -> list[dict]:
     picture, encoder = case.pictures[:1], case.vae.first_stage_model
     estimate = case.codec.decode(case.estimate(1.0)[:1])
     operator = sampler.Resample.by_factor((size // 4, size // 4), 4)
-    e = operator.pinv(operator.A(picture - estimate))
+    e = operator.A_dagger(operator.A(picture - estimate))
     e = e / e.abs().max()
 
     def difference(h: float) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from live_memory import LiveBytes
-from pack import ROOT
+from pack import ROOT, sampler
 from PIL import Image
 from report import as_lines, heading
 from torch import Tensor
@@ -71,7 +71,7 @@ def rows_at(vae: Any, side: int, tiles: list[int]) -> list[dict[str, Any]]:
         whole = whole if tile else decoded
         for task, run in (
             ("encode", lambda codec=codec: codec.encode(picture)),
-            ("gradient", lambda codec=codec: codec.pull_back(z, lambda p: picture - p)),
+            ("gradient", lambda codec=codec: codec.decoder_vjp(z, lambda p: picture - p, sampler.Identity())),
         ):
             rows.append({"task": task, "side": side, "tile": tile, "peak_bytes": measured(run)[1]})
     return rows

@@ -63,7 +63,7 @@ def run_small(cases: list[Composite], seed: int, settings: sampler.LayerSettings
     denoisers = [sampler.Denoiser(m, lambda sigma: sampler.Scales(1.0, sigma)) for m in models]
     image = latents_of(np.stack([c.image for c in cases]))
     m = sampler.infer_mask(denoisers, image, LEVELS, settings, 0.005, seed)
-    layers = sampler.paint_layers(denoisers, image, m, small_ddpm.levels(steps), seed)
+    layers = sampler.sample_layers(denoisers, image, m, small_ddpm.levels(steps), seed)
     calls = settings.calls(len(LEVELS)) + 2 * steps
     return m[:, 0].numpy(), *map(pictures_of, layers), calls
 

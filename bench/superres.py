@@ -95,11 +95,11 @@ def run_entry(target: CheckpointTarget, entry: Entry, cases: Cases, bar: tqdm) -
     for factor in cases.factors:
         for part in cases.batches(factor):
             operator, y = cases.given(factor, part)
-            measured, size = sampler.Measured(operator, y), cases.pictures.shape[1:3]
+            measured, size = sampler.LinearMeasurement(operator, y), cases.pictures.shape[1:3]
             upscaled = F.interpolate(y, size, mode="bicubic").clamp(0, 1)
             spec = PixelSpec(measured, target.vae, size, len(y), cases.noise)
             picture, calls = enlarge(target, entry, spec, upscaled, cases.noise_seeds[part])
-            residuals.append(measured.misfit(picture).square().mean((1, 2, 3)).sqrt())
+            residuals.append(measured.data_residual(picture).square().mean((1, 2, 3)).sqrt())
             picture = sampler.back_project(measured, picture, cases.noise) if entry.closed else picture
             closed.append((255 * picture).round() / 255)
             bar.update(len(y))

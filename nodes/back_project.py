@@ -12,7 +12,7 @@ from .sockets import CATEGORY, Constraint
 
 def levels_off(measurement: Measurement, picture: Tensor) -> tuple[float, float]:
     """Mean and largest |A I - y| in 8-bit levels."""
-    off = 255 * measurement.misfit(picture).abs()
+    off = 255 * measurement.data_residual(picture).abs()
     return off.mean().item(), off.max().item()
 
 

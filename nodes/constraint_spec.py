@@ -19,6 +19,7 @@ class LatentSpace:
         device: of the sampler.
         process_in, process_out: from a VAE's latent to the sampler's coordinates and back.
         percent_to_sigma: from progress (0 = start, 1 = end) to a noise level.
+        seed: of the run's noise.
         weights_at: from a mask's weights and a noise level to the weights there; None: they stay the same.
     """
 
@@ -27,6 +28,7 @@ class LatentSpace:
     process_in: Callable[[Tensor], Tensor]
     process_out: Callable[[Tensor], Tensor]
     percent_to_sigma: Callable[[float], float]
+    seed: int = 0
     weights_at: Callable[[Tensor, float], Tensor] | None = None
 
 

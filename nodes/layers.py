@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sampler import LayerSettings, decisive, exact_layers, infer_mask, paint_layers, recompose
+from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, recompose, sample_layers
 from .comfy_adapter import Turns, sample_in_turns, samples_at_once, simple_levels
 from .latent_mask import check_image
 from .sockets import CATEGORY
@@ -80,9 +80,9 @@ def split(
             turns.show(m[0, 0])
 
         delta = settings.newton.delta_for(turns.dtype)
-        m = decisive(infer_mask(turns.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round))
+        m = harden_mask(infer_mask(turns.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round))
         masks[-1] = m.cpu()
-        whole = paint_layers(turns.denoisers(cfg), image, m, levels, seed)
+        whole = sample_layers(turns.denoisers(cfg), image, m, levels, seed)
         layers.extend(space.process_out(layer) for layer in whole)
 
     shape = torch.Size([at_once * len(latent), *latent.shape[1:]])

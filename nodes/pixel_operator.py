@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampler import Blur, ChannelMix, Measured, PixelMask, gaussian_kernel, grey, motion_kernel
+from ..sampler import Blur, ChannelMix, LinearMeasurement, PixelMask, gaussian_kernel, grey, motion_kernel
 from .comfy_adapter import start_latent
 from .fill import extend_fill
 from .latent_mask import fit_mask
@@ -94,13 +94,13 @@ class PixelOperatorConstraint(io.ComfyNode):
         picture = rgb_picture(image)
         size = tuple(picture.shape[-2:])
         check_ratio("image", *size, vae)
-        measure: dict[str, Callable[[], tuple[Measured, Tensor]]] = {
-            "gaussian blur": lambda: blurred(Blur(gaussian_kernel(radius)), picture),
-            "motion blur": lambda: blurred(Blur(motion_kernel(length, angle)), picture),
-            "kernel": lambda: blurred(Blur(kernel_weights(kernel)), picture),
+        measure: dict[str, Callable[[], tuple[LinearMeasurement, Tensor]]] = {
+            "gaussian blur": lambda: blurred(Blur.of(gaussian_kernel(radius)), picture),
+            "motion blur": lambda: blurred(Blur.of(motion_kernel(length, angle)), picture),
+            "kernel": lambda: blurred(Blur.of(kernel_weights(kernel)), picture),
             "grey": lambda: mixed(grey(), picture),
             "pixel mask": lambda: masked(picture, mask),
-            "channel mix": lambda: mixed(ChannelMix(mix_matrix(matrix)), picture),
+            "channel mix": lambda: mixed(ChannelMix.of(mix_matrix(matrix)), picture),
             "jpeg": lambda: (Compressed(Jpeg(quality), picture), picture),
         }
         measured, start = measure[operator]()
@@ -110,25 +110,25 @@ class PixelOperatorConstraint(io.ComfyNode):
         return io.NodeOutput(spec, {"samples": samples}, start)
 
 
-def blurred(blur: Blur, photograph: Tensor) -> tuple[Measured, Tensor]:
-    return Measured(blur, blur.measured(photograph)), photograph
+def blurred(blur: Blur, photograph: Tensor) -> tuple[LinearMeasurement, Tensor]:
+    return LinearMeasurement(blur, blur.measured(photograph)), photograph
 
 
-def mixed(mix: ChannelMix, picture: Tensor) -> tuple[Measured, Tensor]:
+def mixed(mix: ChannelMix, picture: Tensor) -> tuple[LinearMeasurement, Tensor]:
     y = mix.A(picture)
-    flat = y.expand(-1, 3, -1, -1) if y.shape[1] == 1 else mix.pinv(y).clamp(0, 1)
-    return Measured(mix, y), flat
+    flat = y.expand(-1, 3, -1, -1) if y.shape[1] == 1 else mix.A_dagger(y).clamp(0, 1)
+    return LinearMeasurement(mix, y), flat
 
 
-def masked(picture: Tensor, mask: Tensor | None) -> tuple[Measured, Tensor]:
+def masked(picture: Tensor, mask: Tensor | None) -> tuple[LinearMeasurement, Tensor]:
     if mask is None:
         raise ValueError("mask: nothing is connected, but the operator 'pixel mask' needs it: 1 (white) = unknown.")
     image = picture.movedim(1, -1)
     mask = fit_mask(mask, image)
     pictures = max(len(image), len(mask))
     image, mask = image.expand(pictures, -1, -1, -1), mask.expand(pictures, -1, -1)
-    known = PixelMask((mask == 0).float().unsqueeze(1))
-    return Measured(known, known.A(image.movedim(-1, 1))), extend_fill(image, mask).movedim(-1, 1)
+    known = PixelMask.of((mask == 0).float().unsqueeze(1))
+    return LinearMeasurement(known, known.A(image.movedim(-1, 1))), extend_fill(image, mask).movedim(-1, 1)
 
 
 def kernel_weights(kernel: Tensor | None) -> Tensor:

@@ -7,19 +7,21 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import (
-    Along,
     Constraint,
     EncoderDifference,
     LeastSquares,
-    Measured,
+    LinearMeasurement,
     Measurement,
     PixelConstraint,
+    SplitUpdate,
     perturbed,
+    sample_generators,
 )
-from ..sampler.pixel import Pull
 from .comfy_adapter import PixelCodec, has_encoder
 from .constraint_spec import LatentSpace
 
+# The stream of a run's noise that perturbs estimates; 0 is the sampler's own.
+PERTURBATION = 2
 DIRECTIONS = ("forward only", "decoder gradient")
 
 
@@ -50,19 +52,21 @@ class PixelSpec:
     def bind(self, space: LatentSpace) -> Constraint:
         self.check_latent(space)
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
-        m, noise, difference = self.measurement, self.noise, EncoderDifference(codec.decode, codec.encode, codec.step)
-        forward_only, whole = self.direction == "forward only", isinstance(m, Measured)
-        if forward_only and not whole:
-            return PixelConstraint(m.misfit, m.correction, self.around(difference, space), noise)
-        pull = LeastSquares(codec.decode, m.normal) if forward_only else codec.pull_back
-        direction = PixelConstraint(m.misfit, m.descent, self.around(pull, space), noise)
-        if not (whole and has_encoder(self.vae)):
+        measurement = self.measurement.to(space.device)
+        difference = EncoderDifference(codec.decode, codec.encode, codec.step)
+        linear = isinstance(measurement, LinearMeasurement)
+        if self.direction != "forward only":
+            to_latent = codec.decoder_vjp
+        else:
+            to_latent = LeastSquares(codec.decode) if linear else difference
+        if self.perturbation:
+            generators = sample_generators(space.seed, space.shape[0], offset=PERTURBATION)
+            to_latent = perturbed(to_latent, self.perturbation, generators)
+        direction = PixelConstraint(measurement, codec.decode, to_latent, self.noise)
+        if not (linear and has_encoder(self.vae)):
             return direction
         # The encoder knows how to move x0, J which way leads there.
-        return Along(PixelConstraint(m.misfit, m.correction, difference, noise), direction)
-
-    def around(self, pull: Pull, space: LatentSpace) -> Pull:
-        return perturbed(pull, self.perturbation, space.shape[0]) if self.perturbation else pull
+        return SplitUpdate(PixelConstraint(measurement, codec.decode, difference, self.noise), direction)
 
     def check_latent(self, space: LatentSpace) -> None:
         ratio = self.vae.spacial_compression_encode()

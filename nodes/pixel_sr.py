@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampler import FILTERS, Measured, Resample
+from ..sampler import FILTERS, LinearMeasurement, Resample
 from .comfy_adapter import start_latent
 from .pixel_spec import DIRECTIONS, PixelSpec, check_ratio, rgb_picture, way_inputs
 from .sockets import CATEGORY, Constraint
@@ -82,9 +82,9 @@ class PixelSRConstraint(io.ComfyNode):
         size = target_size(low, factor, width, height)
         check_ratio("width, height" if width or height else f"factor: {factor}", *size, vae)
         operator = Resample.between(low, size, filter, smooth=True)
-        upscaled = operator.pinv(y).clamp(0, 1).movedim(1, -1)
+        upscaled = operator.A_dagger(y).clamp(0, 1).movedim(1, -1)
         samples = start_latent(vae, upscaled, tile, needs_encoder=direction == "forward only")
-        spec = PixelSpec(Measured(operator, y), vae, size, y.shape[0], noise, direction, tile, perturbation)
+        spec = PixelSpec(LinearMeasurement(operator, y), vae, size, y.shape[0], noise, direction, tile, perturbation)
         return io.NodeOutput(spec, {"samples": samples}, upscaled)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampler import Target
+from ..sampler import FixedPoint
 from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
 from .sockets import CATEGORY, Constraint, TargetFunction
 from .targets import ImageMap, as_picture_map, distinct_colours, pixel_art, posterise
@@ -78,7 +78,7 @@ class PixelTargetConstraint(io.ComfyNode):
         }
         return io.NodeOutput(
             PixelSpec(
-                Target(as_picture_map(functions[target])),
+                FixedPoint(as_picture_map(functions[target])),
                 vae,
                 direction=direction,
                 tile=tile,

@@ -5,13 +5,16 @@ import textwrap
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..sampler import WHY, Report
+from ..sampler import WHY, LevelReport, Report
 
 SIZE, SMOOTH = (960, 640), 2  # drawn twice as large, against jagged lines
 LEFT, TOP, RIGHT, BOTTOM = 180, 110, 1860, 950  # of the axes, pixels of the large drawing
 INK, GRID, PAPER, BAND, LINE, TARGET = "#202020", "#dcdcdc", "#ffffff", "#c6dbef", "#1f5fa8", "#c03030"
+PANEL, CAPTION = 1110, 190  # height of a term's part and of the summary below, pixels of the large drawing
 # How a level ended: the colour of its mark.
 MARKS = {"iterations": "#1f5fa8", "budget": "#e08a00", "target": "#2a9d50", "held": "#7a4fb0"}
+
+Row = tuple[LevelReport, tuple[float, ...]]  # a noise level and the residual of each sample
 
 
 class LogAxis:
@@ -35,24 +38,37 @@ class LogAxis:
 
 
 def draw_report(report: Report) -> Image.Image:
-    """Residual over sigma: mean over the batch as a line, smallest to largest as a band, a mark at every level."""
-    sheet = Image.new("RGB", (SIZE[0] * SMOOTH, SIZE[1] * SMOOTH), PAPER)
+    """A panel for each term of the constraint, the run's summary below."""
+    panels = [draw_term(report, i, label) for i, label in enumerate(report.labels())]
+    sheet = Image.new("RGB", (SIZE[0] * SMOOTH, PANEL * len(panels) + CAPTION), PAPER)
+    for i, panel in enumerate(panels):
+        sheet.paste(panel, (0, PANEL * i))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(34)
-    pen.text((LEFT, 40), "Residual of the constraint before the corrections of each noise level", INK, font)
-    levels = [level for level in report.levels if level.stop != "silent" and max(level.residual) > 0]
-    if levels:
-        draw_axes(pen, font, report, levels)
-    else:
-        pen.text((LEFT + 20, TOP + 40), "No constraint was active in this run.", INK, font)
-    for i, line in enumerate(textwrap.wrap(report.summary(), 100)):
-        pen.text((LEFT, 1120 + 48 * i), line, INK, font)
+    lines = textwrap.wrap(report.summary(), 100)
+    if not panels:
+        lines = ["No constraint was active in this run.", *lines]
+    for i, line in enumerate(lines):
+        pen.text((LEFT, PANEL * len(panels) + 20 + 48 * i), line, INK, font)
     return sheet.reduce(SMOOTH)
 
 
-def draw_axes(pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, report: Report, levels: list) -> None:
-    floor = min(r for level in levels for r in level.residual if r > 0)
-    sizes = [max(r, floor) for level in levels for r in level.residual] + [report.target] * (report.target > 0)
-    across = LogAxis([level.sigma for level in levels], RIGHT, LEFT)  # noise falls from left to right
+def draw_term(report: Report, i: int, label: str) -> Image.Image:
+    """Residual over sigma: mean over the batch as a line, smallest to largest as a band, a mark at every level."""
+    panel = Image.new("RGB", (SIZE[0] * SMOOTH, PANEL), PAPER)
+    pen, font = ImageDraw.Draw(panel), ImageFont.load_default(34)
+    pen.text((LEFT, 40), f"Residual before the corrections of each noise level: {label}", INK, font)
+    shown = [(level, level.residual[i]) for level in report.levels if max(level.residual[i]) > 0]  # NaN is not
+    if shown:
+        draw_axes(pen, font, report.target, shown)
+    else:
+        pen.text((LEFT + 20, TOP + 40), "This constraint was never active, or never violated.", INK, font)
+    return panel
+
+
+def draw_axes(pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, target: float, shown: list[Row]) -> None:
+    floor = min(r for _, residual in shown for r in residual if r > 0)
+    sizes = [max(r, floor) for _, residual in shown for r in residual] + [target] * (target > 0)
+    across = LogAxis([level.sigma for level, _ in shown], RIGHT, LEFT)  # noise falls from left to right
     up = LogAxis(sizes, BOTTOM, TOP)
     for value in across.ticks():
         pen.line((across(value), TOP, across(value), BOTTOM), GRID, 2)
@@ -61,21 +77,25 @@ def draw_axes(pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, report: Repor
         pen.line((LEFT, up(value), RIGHT, up(value)), GRID, 2)
         pen.text((LEFT - 20, up(value)), f"{value:g}", INK, font, "rm")
     pen.text(((LEFT + RIGHT) / 2, BOTTOM + 80), "noise level sigma, from the first step to the last", INK, font, "mm")
-    if report.target:
-        pen.line((LEFT, up(report.target), RIGHT, up(report.target)), TARGET, 4)
-        pen.text((LEFT + 12, up(report.target) - 12), "target", TARGET, font, "ls")
-    x = [across(level.sigma) for level in levels]
-    low, mean, high = (
-        [up(max(pick(level.residual), floor)) for level in levels] for pick in (min, lambda r: sum(r) / len(r), max)
-    )
-    if len(levels) > 1:
-        pen.polygon([*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)], BAND)
-        pen.line([*zip(x, mean, strict=True)], LINE, 4)
-    for level, a, b in zip(levels, x, mean, strict=True):
-        pen.ellipse((a - 10, b - 10, a + 10, b + 10), MARKS[level.stop])
+    if target:
+        pen.line((LEFT, up(target), RIGHT, up(target)), TARGET, 4)
+        pen.text((LEFT + 12, up(target) - 12), "target", TARGET, font, "ls")
+    draw_curve(pen, shown, across, up, floor)
     pen.rectangle((LEFT, TOP, RIGHT, BOTTOM), outline=INK, width=2)
     left, middle = LEFT, BOTTOM + 130
-    for stop in (stop for stop in MARKS if any(level.stop == stop for level in levels)):
+    for stop in (stop for stop in MARKS if any(level.stop == stop for level, _ in shown)):
         pen.ellipse((left, middle - 10, left + 20, middle + 10), MARKS[stop])
         pen.text((left + 34, middle), WHY[stop], INK, font, "lm")
         left += 34 + pen.textlength(WHY[stop], font) + 60
+
+
+def draw_curve(pen: ImageDraw.ImageDraw, shown: list[Row], across: LogAxis, up: LogAxis, floor: float) -> None:
+    x = [across(level.sigma) for level, _ in shown]
+    low, mean, high = (
+        [up(max(pick(residual), floor)) for _, residual in shown] for pick in (min, lambda r: sum(r) / len(r), max)
+    )
+    if len(shown) > 1:
+        pen.polygon([*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)], BAND)
+        pen.line([*zip(x, mean, strict=True)], LINE, 4)
+    for (level, _), a, b in zip(shown, x, mean, strict=True):
+        pen.ellipse((a - 10, b - 10, a + 10, b + 10), MARKS[level.stop])

@@ -49,8 +49,8 @@ class StyleSpec:
         reference = reference_gram(features, self.pictures.to(space.device), self.normalisation)
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
         gradient = self.direction == "decoder gradient"
-        pull = codec.pull_back if gradient else EncoderDifference(codec.decode, codec.encode, codec.step)
-        return StyleConstraint(features, reference, codec.decode, pull, self.normalisation)
+        to_latent = codec.decoder_vjp if gradient else EncoderDifference(codec.decode, codec.encode, codec.step)
+        return StyleConstraint(features, reference, codec.decode, to_latent, self.normalisation)
 
 
 def check_references(images: Tensor) -> Tensor:

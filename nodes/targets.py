@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..sampler import Measured
+from ..sampler import LinearMeasurement
 
 # IMAGE to IMAGE, (B, H, W, 3) in [0, 1]: what travels over the TARGET socket.
 ImageMap = Callable[[Tensor], Tensor]
@@ -52,18 +52,21 @@ class Jpeg:
     def A(self, picture: Tensor) -> Tensor:
         return as_picture_map(lambda image: jpeg(image, self.quality))(picture)
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def A_adjoint(self, y: Tensor) -> Tensor:
         return y
 
-    def pinv(self, y: Tensor) -> Tensor:
+    def A_dagger(self, y: Tensor) -> Tensor:
         return y
 
+    def to(self, device: torch.device) -> "Jpeg":
+        return self
 
-class Compressed(Measured):
-    """A picture as JPEG left it. Movements of a picture are no pictures to compress: for them A is the identity."""
 
-    def normal(self, movement: Tensor) -> Tensor:
-        return movement
+class Compressed(LinearMeasurement):
+    """A picture as JPEG left it. Changes of a picture are no pictures to compress: for them A is the identity."""
+
+    def A_adjoint_A(self, change: Tensor) -> Tensor:
+        return change
 
 
 def posterise(image: Tensor, levels: int) -> Tensor:

@@ -1,20 +1,31 @@
 """Constrained sampling by inexact Newton steps (Graikos, Jojic, Samaras, arXiv 2410.18804). Torch only."""
 
-from .constraint import Constraint, Term, WeightedSum
+from .constraint import Constraint, Term, Update, WeightedSum, as_sum
 from .denoiser import Denoiser, Level, Scales, levels_of
-from .layers import LayerSettings, infer_mask, paint_layers
+from .layers import LayerSettings, infer_mask, sample_layers
 from .least_squares import LeastSquares
 from .newton import newton_steps
-from .noise import mixed_seed
+from .noise import mixed_seed, sample_generators
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
 from .operators.colour import ChannelMix, grey
 from .operators.mask import LatentMask, frame_weights, interpolated_weights, known_weights
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
-from .pixel import Along, EncoderDifference, Measured, Measurement, PixelConstraint, Target, back_project, perturbed
+from .pixel import (
+    EncoderDifference,
+    FixedPoint,
+    Identity,
+    LatentMap,
+    LinearMeasurement,
+    Measurement,
+    PixelConstraint,
+    SplitUpdate,
+    back_project,
+    perturbed,
+)
 from .plan import Plan
-from .recompose import decisive, exact_layers, recompose
-from .report import WHY, Recorder, Report
+from .recompose import exact_layers, harden_mask, recompose
+from .report import WHY, LevelReport, Recorder, Report
 from .sample import sample_constrained
 from .settings import PRESETS, NewtonSettings
 from .style import NORMALISATIONS, Features, StyleConstraint, reference_gram, style_distance
@@ -25,18 +36,21 @@ __all__ = [
     "NORMALISATIONS",
     "PRESETS",
     "WHY",
-    "Along",
     "Blur",
     "ChannelMix",
     "Constraint",
     "Denoiser",
     "EncoderDifference",
     "Features",
+    "FixedPoint",
+    "Identity",
+    "LatentMap",
     "LatentMask",
     "LayerSettings",
     "LeastSquares",
     "Level",
-    "Measured",
+    "LevelReport",
+    "LinearMeasurement",
     "Measurement",
     "NewtonSettings",
     "PixelConstraint",
@@ -46,16 +60,18 @@ __all__ = [
     "Report",
     "Resample",
     "Scales",
+    "SplitUpdate",
     "StyleConstraint",
-    "Target",
     "Term",
+    "Update",
     "WeightedSum",
+    "as_sum",
     "back_project",
-    "decisive",
     "exact_layers",
     "frame_weights",
     "gaussian_kernel",
     "grey",
+    "harden_mask",
     "infer_mask",
     "interpolated_weights",
     "known_weights",
@@ -63,11 +79,12 @@ __all__ = [
     "mixed_seed",
     "motion_kernel",
     "newton_steps",
-    "paint_layers",
     "perturbed",
     "recompose",
     "reference_gram",
     "sample_constrained",
+    "sample_generators",
+    "sample_layers",
     "style_distance",
     "tiled",
 ]

@@ -1,111 +1,126 @@
-"""What a constraint is: it names the movement of x0 that would satisfy it."""
+"""What a constraint is: it maps an estimate x0 to an update that reduces its violation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
-from .denoiser import unit_max
+from .denoiser import per_sample, unit_max
 
 
-class Constraint(Protocol):
-    """Anything that can point from an estimate to where the constraint holds."""
-
-    def error(self, x0: Tensor, sigma: float) -> Tensor | None:
-        """Error direction e in x0 space, of the shape of `x0`; zero where the constraint holds.
-
-        Only its direction matters to the step; its rms is what is reported and held against a residual target, unless
-        the constraint has a `wish`. None: the constraint is silent at this noise level, so no call is spent on it.
-        """
-        ...
-
-
-def residual(e: Tensor) -> Tensor:
-    """How far each sample is from its constraint: rms of e over the elements that e speaks of (not 0), (B,)."""
-    spoken = (e != 0).flatten(1).sum(1).clamp(min=1)
-    return (e.square().flatten(1).sum(1) / spoken).sqrt()
-
-
-class Wish(NamedTuple):
-    """What a constraint asks of an estimate x0.
+class Update(NamedTuple):
+    """What a constraint asks of an estimate x0 (B, C, ..., H, W).
 
     Attributes:
-        e: error direction, see `Constraint.error`.
-        residual: how far each sample is from the constraint, in its own units, (B,).
-        movement: gives that of x0 with which x0 + movement satisfies the constraint; None where only a direction, e,
-            is known. Asked for only where it is made use of, since it may take passes of a VAE.
-        partial: the movement satisfies some terms of a sum only.
+        e: error direction in x0 space, of the shape of x0; zero where the constraint holds. Only its direction matters
+            to the Newton step.
+        residual: violation at x0 in the constraint's unit, (B,); of a sum (T, B), NaN for terms that are inactive.
+        x0_step: gives the step of x0 with which x0 + x0_step() satisfies the constraint; None where only a direction
+            is known. Called only where it is used, since it may take passes of a VAE.
+        incomplete: x0_step satisfies some terms of a sum only.
     """
 
     e: Tensor
     residual: Tensor
-    movement: Callable[[], Tensor] | None = None
-    partial: bool = False
+    x0_step: Callable[[], Tensor] | None = None
+    incomplete: bool = False
 
-    def only(self, samples: Tensor) -> "Wish":
+    def only(self, samples: Tensor) -> "Update":
         """Nothing for samples that are False, (B,)."""
-        keep = samples.reshape(-1, *(1,) * (self.e.ndim - 1))
-        movement = self.movement
-        return self._replace(e=self.e * keep, movement=movement and (lambda: movement() * keep))
+        keep, step = per_sample(samples, self.e), self.x0_step
+        return self._replace(e=self.e * keep, x0_step=step and (lambda: step() * keep))
 
 
-def wish_of(constraint: Constraint, x0: Tensor, sigma: float) -> Wish | None:
-    """By the constraint's own `wish`, if it knows more than its error."""
-    if hasattr(constraint, "wish"):
-        return constraint.wish(x0, sigma)
-    e = constraint.error(x0, sigma)
-    return None if e is None else Wish(e, residual(e))
+class Constraint(Protocol):
+    """Maps an estimate to an update that reduces its violation.
+
+    Attributes:
+        unit: of the residual, for people.
+    """
+
+    unit: str
+
+    def update(self, x0: Tensor, sigma: float) -> Update:
+        """At the estimate x0 (B, C, ..., H, W) of noise level sigma."""
+        ...
+
+    def residual(self, x0: Tensor, sigma: float) -> Tensor:
+        """The violation alone, (B,), without a direction."""
+        ...
 
 
-def residual_at(constraint: Constraint, x0: Tensor, sigma: float) -> Tensor | None:
-    """The residual at x0 (B,), or None; by the constraint's `measure`, if it knows a cheaper way."""
-    if hasattr(constraint, "measure"):
-        return constraint.measure(x0, sigma)
-    wish = wish_of(constraint, x0, sigma)
-    return None if wish is None else wish.residual
+def rms(t: Tensor) -> Tensor:
+    """Root mean square of each sample, (B,)."""
+    return t.square().flatten(1).mean(1).sqrt()
 
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of a `WeightedSum`, active while sigma_end <= sigma <= sigma_start."""
+    """One summand of a `WeightedSum`, active while sigma_end <= sigma <= sigma_start.
+
+    Attributes:
+        target: samples whose residual, in the constraint's own unit, is no larger are left alone; 0 is none.
+    """
 
     constraint: Constraint
     weight: float = 1.0
     sigma_start: float = float("inf")
     sigma_end: float = 0.0
+    target: float = 0.0
+
+    def active(self, sigma: float) -> bool:
+        return self.weight > 0 and self.sigma_end <= sigma <= self.sigma_start
+
+    def update(self, x0: Tensor, sigma: float) -> Update:
+        update = self.constraint.update(x0, sigma)
+        return update.only(update.residual > self.target) if self.target else update
 
 
 @dataclass(frozen=True)
 class WeightedSum:
     """e = sum_i a_i e_i / max|e_i|, per sample. J is linear, so one perturbation serves all of them.
 
-    Its residual is the largest of its active terms, its movement the weighted mean of those that are known.
+    Residuals stay with their terms, each in its own unit; the step of x0 is the weighted mean of those that are known.
     """
 
     terms: tuple[Term, ...]
 
-    def active(self, sigma: float) -> list[Term]:
-        return [t for t in self.terms if t.weight > 0 and t.sigma_end <= sigma <= t.sigma_start]
+    def with_target(self, target: float) -> "WeightedSum":
+        return WeightedSum(tuple(replace(t, target=target) for t in self.terms))
 
-    def measure(self, x0: Tensor, sigma: float) -> Tensor | None:
-        sizes = [residual_at(t.constraint, x0, sigma) for t in self.active(sigma)]
-        sizes = [size for size in sizes if size is not None]
-        return torch.stack(sizes).amax(0) if sizes else None
+    def update(self, x0: Tensor, sigma: float) -> Update | None:
+        """None where no term is active."""
+        found = [(i, t.weight, t.update(x0, sigma)) for i, t in enumerate(self.terms) if t.active(sigma)]
+        if not found:
+            return None
+        residual = self.no_residual(x0)
+        for i, _, update in found:
+            residual[i] = update.residual
+        if len(found) == 1:
+            return found[0][2]._replace(residual=residual)
+        e = sum(weight * unit_max(update.e) for _, weight, update in found)
+        known = [(weight, update.x0_step) for _, weight, update in found if update.x0_step is not None]
+        total = sum(weight for weight, _ in known)
+        x0_step = (lambda: sum(weight * step() for weight, step in known) / total) if known else None
+        return Update(e, residual, x0_step, incomplete=len(known) < len(found))
 
-    def wish(self, x0: Tensor, sigma: float) -> Wish | None:
-        wishes = [(t.weight, wish_of(t.constraint, x0, sigma)) for t in self.active(sigma)]
-        wishes = [(weight, wish) for weight, wish in wishes if wish is not None]
-        if len(wishes) < 2:
-            return wishes[0][1] if wishes else None
-        e = sum(weight * unit_max(wish.e) for weight, wish in wishes)
-        known = [(weight, wish.movement) for weight, wish in wishes if wish.movement is not None]
-        total = sum(a for a, _ in known)
-        movement = (lambda: sum(a * m() for a, m in known) / total) if known else None
-        residuals = torch.stack([wish.residual for _, wish in wishes])
-        return Wish(e, residuals.amax(0), movement, partial=len(known) < len(wishes))
+    def residual(self, x0: Tensor, sigma: float) -> Tensor:
+        """(T, B), NaN for terms that are inactive."""
+        residual = self.no_residual(x0)
+        for i, term in enumerate(self.terms):
+            if term.active(sigma):
+                residual[i] = term.constraint.residual(x0, sigma)
+        return residual
 
-    def error(self, x0: Tensor, sigma: float) -> Tensor | None:
-        wish = self.wish(x0, sigma)
-        return wish and wish.e
+    def no_residual(self, x0: Tensor) -> Tensor:
+        return x0.new_full((len(self.terms), len(x0)), float("nan"))
+
+    def unsatisfied(self, residual: Tensor) -> Tensor:
+        """Whether any sample has a term above its target, (); waits for no device."""
+        targets = residual.new_tensor([t.target for t in self.terms])
+        return (residual > targets[:, None]).any()
+
+
+def as_sum(constraint: "Constraint | WeightedSum") -> WeightedSum:
+    return constraint if isinstance(constraint, WeightedSum) else WeightedSum((Term(constraint),))

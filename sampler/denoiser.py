@@ -10,17 +10,17 @@ from torch import Tensor
 class Scales(NamedTuple):
     """Scales of a noisy input `x = alpha * x0 + s * n`, n ~ N(0, I), at one noise level.
 
-    `data` is the standard deviation of x0 that the model was trained for: 1, but .5 for most EDM models.
+    `sigma_data` is the standard deviation of x0 that the model was trained for: 1, but .5 for most EDM models.
     """
 
     alpha: float
     s: float
-    data: float = 1.0
+    sigma_data: float = 1.0
 
     @property
     def nu(self) -> float:
         """Standard deviation of the noisy input; the paper's steps are stated for x / nu and data of variance 1."""
-        return ((self.alpha * self.data) ** 2 + self.s**2) ** 0.5
+        return ((self.alpha * self.sigma_data) ** 2 + self.s**2) ** 0.5
 
 
 class Level(NamedTuple):
@@ -41,7 +41,7 @@ class Denoiser:
     Args:
         model: maps `x` (B, C, ..., H, W) and `sigma` (B,) to x0 of the shape of `x`.
         scales: maps a noise level to its `Scales`; sigma = 0 must give alpha > 0 and s = 0.
-        model_nearby: stands for the model close to where it was called last, at less cost.
+        perturbed_model: stands for the model close to where it was called last, at less cost.
         conditional: what the model's last call said before guidance was added, of the shape of x0; None where it does
             not tell.
 
@@ -54,12 +54,12 @@ class Denoiser:
         self,
         model: Callable[[Tensor, Tensor], Tensor],
         scales: Callable[[float], Scales],
-        model_nearby: Callable[[Tensor, Tensor], Tensor] | None = None,
+        perturbed_model: Callable[[Tensor, Tensor], Tensor] | None = None,
         conditional: Callable[[], Tensor | None] = lambda: None,
     ):
         self.model = model
         self.scales = scales
-        self.model_nearby = model_nearby
+        self.perturbed_model = perturbed_model
         self.conditional = conditional
         self.calls = 0
         self.guidance: Tensor | float = 0.0
@@ -71,15 +71,20 @@ class Denoiser:
         self.guidance = 0.0 if before is None else x0 - before
         return x0
 
-    def nearby(self, x: Tensor, sigma: float) -> Tensor:
+    def perturbed_call(self, x: Tensor, sigma: float) -> Tensor:
         """x0 at a small perturbation of the last input."""
         self.calls += 1
-        return (self.model_nearby or self.model)(x, x.new_full((x.shape[0],), sigma))
+        return (self.perturbed_model or self.model)(x, x.new_full((x.shape[0],), sigma))
 
 
 def max_abs(t: Tensor) -> Tensor:
     """Largest magnitude of each sample, shaped (B, 1, ...) to broadcast over `t`."""
     return t.abs().amax(dim=tuple(range(1, t.ndim)), keepdim=True)
+
+
+def per_sample(value: Tensor, like: Tensor) -> Tensor:
+    """(B,) to (B, 1, ...), to broadcast over `like`."""
+    return value.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def unit_max(t: Tensor) -> Tensor:

@@ -15,5 +15,5 @@ def forward_difference(denoise: Denoiser, x: Tensor, sigma: float, x0: Tensor, e
         x, x0, e: (B, C, ..., H, W); `x0 = denoise(x, sigma)`.
         delta: relative size of the perturbation; .005 suits fp32, half precision needs more.
     """
-    moved = denoise.nearby(x + delta * denoise.scales(sigma).nu * unit_max(e), sigma) - x0
+    moved = denoise.perturbed_call(x + delta * denoise.scales(sigma).nu * unit_max(e), sigma) - x0
     return moved * (max_abs(e) > 0)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .constraint import as_sum
 from .denoiser import Denoiser, levels_of
 from .newton import newton_steps
 from .noise import mixed_seed, noise_like, sample_generators
@@ -22,7 +23,7 @@ from .settings import NewtonSettings
 
 # Mean-field sweeps of the neighbours' influence; the mask has settled by then.
 SWEEPS = 5
-PAINT = NewtonSettings(hold=True)  # one call a level: what a layer owns is held
+SAMPLE = NewtonSettings(hold=True)  # one call a level: replacement of what a layer owns
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def expectation(x0: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (counted * (x0 - mean).square()).sum(0) / count
 
 
-def log_ratio(image: Tensor, expected: Sequence[tuple[Tensor, Tensor]], both: Tensor, m: Tensor) -> Tensor:
+def log_likelihood_ratio(image: Tensor, expected: Sequence[tuple[Tensor, Tensor]], both: Tensor, m: Tensor) -> Tensor:
     """log p_1(x) - log p_2(x) per cell, (B, 1, h, w), with a Gaussian p for each layer, cell and channel.
 
     To each variance a floor is added, per channel: how far the layers are off the image on average where it is theirs
@@ -145,18 +146,18 @@ def infer_mask(
         for denoise, own in zip(denoisers, (first, 1 - first), strict=True):
             known = own * (uniform() >= settings.holdout)
             x = alpha * images + s * noise_like(images, generators)
-            mask, newton = LatentMask(images, known), settings.newton
+            mask, newton = as_sum(LatentMask(images, known)), settings.newton
             x0 = newton_steps(denoise, x, denoise(x, cur.sigma), cur, mask, newton, delta, newton.iterations)[1]
             counted = (1 - known if settings.exclude_given else torch.ones_like(known)).unflatten(0, (-1, batch))
             expected.append(expectation(x0.unflatten(0, (-1, batch)), counted))
             both = both * counted.amax(0)
-        logit = logit + log_ratio(image, expected, both, m)
+        logit = logit + log_likelihood_ratio(image, expected, both, m)
         m = posterior(logit, m, settings.coherence)
         on_round(cur.i, m)
     return m
 
 
-def paint_layers(
+def sample_layers(
     denoisers: Sequence[Denoiser],
     image: Tensor,
     m: Tensor,
@@ -174,5 +175,5 @@ def paint_layers(
         scales = denoise.scales(levels[0])
         x = scales.alpha * own * image + scales.s * noise
         mask, delta = LatentMask(image, own), 0.0  # without Newton steps nothing is perturbed
-        layers.append(sample_constrained(denoise, x, levels, mask, PAINT, delta, mixed_seed(seed, number)))
+        layers.append(sample_constrained(denoise, x, levels, mask, SAMPLE, delta, mixed_seed(seed, number)))
     return layers

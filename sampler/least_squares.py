@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pixel import PixelMap, per_sample
+from .denoiser import per_sample
+from .pixel import LinearMeasurement, PixelMap
 
 # Latent cells, per axis, that a cell of the picture is taken to depend on; 1 fits worse, 5 no better.
 WIDTH = 3
@@ -66,31 +67,30 @@ def fitted_jacobian(decode: PixelMap, x0: Tensor, picture: Tensor) -> Convolutio
     X, Y = torch.cat(moved, 1), torch.cat(answers, 2)
     # Cells that no probe can tell from others, as in a latent of one row, count for nothing.
     ridge = RIDGE * PROBE**2 * X.shape[1] * torch.eye(unknown).to(X)
-    return Convolution(torch.linalg.solve(X @ X.T + ridge, X @ Y.mT), ratio)
+    solution, _ = torch.linalg.solve_ex(X @ X.T + ridge, X @ Y.mT)  # solve() would wait for the device
+    return Convolution(solution, ratio)
 
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """The smallest movement of x0 that brings the wished one of the picture, damped (Gauss-Newton); no gradients.
+    """The smallest step of x0 that undoes r, damped (Gauss-Newton); no gradients.
 
-    e = (D* N D + lambda)^-1 D* w = D* A* (A D D* A* + lambda)^-1 r for the wish w = A* r, where N = A* A and D is the
-    decoder's Jacobian at x0, fitted. Without the inverse this is the gradient; with it no direction that the decoder
-    shows weakly is left behind (Levenberg, "A method for the solution of certain non-linear problems in least squares",
-    1944).
+    e = (D* A* A D + lambda)^-1 D* A* r = D* A* (A D D* A* + lambda)^-1 r, where D is the decoder's Jacobian at x0,
+    fitted. Without the inverse this is the gradient; with it no direction that the decoder shows weakly is left behind
+    (Levenberg, "A method for the solution of certain non-linear problems in least squares", 1944).
 
     Attributes:
         decode: x0 to a picture (B, 3, H, W) in [0, 1].
-        normal: N, on movements of the picture.
     """
 
     decode: PixelMap
-    normal: PixelMap
 
-    def __call__(self, x0: Tensor, wish: PixelMap) -> Tensor:
+    def __call__(self, x0: Tensor, residual: PixelMap, measurement: LinearMeasurement) -> Tensor:
         picture = self.decode(x0)
-        w = wish(picture)
+        r = residual(picture)
         D = fitted_jacobian(self.decode, x0, picture)
-        return damped_solution(lambda z: D.adjoint(self.normal(D(z))), D.adjoint(w))
+        g = D.adjoint(measurement.A_adjoint(r))
+        return damped_solution(lambda z: D.adjoint(measurement.A_adjoint_A(D(z))), g)
 
 
 def damped_solution(matrix: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:

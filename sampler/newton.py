@@ -5,17 +5,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .constraint import Constraint, Wish, wish_of
-from .denoiser import Denoiser, Level, max_abs, unit_max
+from .constraint import Update, WeightedSum
+from .denoiser import Denoiser, Level, max_abs, per_sample, unit_max
 from .jvp import forward_difference
 from .settings import NewtonSettings
 
 
-class Steps(NamedTuple):
+class LevelInfo(NamedTuple):
     """What was done at one noise level.
 
     Attributes:
-        residual: of the estimate before the first step (B,); 0 where the constraint is silent.
+        residual: of the estimate before the first step, of each term in its own unit, (T, B); NaN where inactive.
         length: real length of the longest step, the factor lambda nu / max|J e| on J e (B,); 0 without a step.
         taken: number of Newton steps.
         stop: why not more: "iterations" (all K), "target", "budget", "silent" or "held" (masks alone, replaced).
@@ -28,22 +28,17 @@ class Steps(NamedTuple):
     stop: str
     resampled: bool = False
 
-    def with_held(self, error: Tensor, resampled: bool) -> "Steps":
-        """Told of known values, replaced without a step, that were off by `error` (B,)."""
-        stop = "held" if self.stop == "silent" else self.stop
-        return self._replace(residual=self.residual.maximum(error), stop=stop, resampled=resampled)
-
 
 def newton_steps(
     denoise: Denoiser,
     x: Tensor,
     x0: Tensor,
     cur: Level,
-    constraint: Constraint,
+    constraint: WeightedSum,
     settings: NewtonSettings,
     delta: float,
     iterations: int,
-) -> tuple[Tensor, Tensor, Steps]:
+) -> tuple[Tensor, Tensor, LevelInfo]:
     """Push x at one noise level towards the constraint: steps along J e, per sample.
 
     Args:
@@ -54,40 +49,37 @@ def newton_steps(
     Returns:
         The moved x, the estimate x0 that belongs to it, and what was done.
     """
-    nu, sigma_data = cur.scales.nu, cur.scales.data
-    wish = wish_of(constraint, x0, cur.sigma)
-    length = x.new_zeros(len(x))
-    if wish is None:
-        return x, x0, Steps(length, length, 0, "silent")
-    first = wish.residual
+    nu, sigma_data = cur.scales.nu, cur.scales.sigma_data
+    update, length = constraint.update(x0, cur.sigma), x.new_zeros(len(x))
+    if update is None:
+        return x, x0, LevelInfo(constraint.no_residual(x0), length, 0, "silent")
+    first = update.residual
     for k, rate in enumerate(settings.rates()[:iterations]):
         if k:
             x0 = denoise(x, cur.sigma)
-            wish = wish_of(constraint, x0, cur.sigma)
-        if settings.residual_target:
-            above = wish.residual > settings.residual_target
-            if not above.any():  # the one place where the host waits for the device
-                return x, x0, Steps(first, length, k, "target")
-            wish = wish.only(above)
-        e = wish.e
-        je = forward_difference(denoise, x, cur.sigma, x0, e, delta)  # J e * (delta nu / max|e|)
-        length = torch.maximum(length, step_length(rate * nu, je, e, delta * nu))
+            update = constraint.update(x0, cur.sigma)
+        # The one place where the host waits for the device.
+        if settings.residual_target and not constraint.unsatisfied(update.residual):
+            return x, x0, LevelInfo(first, length, k, "target")
+        je = forward_difference(denoise, x, cur.sigma, x0, update.e, delta)  # J e * (delta nu / max|e|)
+        length = torch.maximum(length, step_length(rate * nu, je, update.e, delta * nu))
         d = unit_max(je)  # J e / max|J e|
-        x = x + rate * nu * d
+        x = x + rate * nu * d  # x <- x + lambda nu J e / max|J e|
     if iterations:
-        x0 = x0 + extrapolated(rate * sigma_data * d, wish) if settings.carry else denoise(x, cur.sigma)
-    return x, x0, Steps(first, length, iterations, "iterations" if iterations == settings.iterations else "budget")
+        x0 = extrapolate_x0(x0, rate * sigma_data * d, update) if settings.carry else denoise(x, cur.sigma)
+    stop = "iterations" if iterations == settings.iterations else "budget"
+    return x, x0, LevelInfo(first, length, iterations, stop)
 
 
-def extrapolated(step: Tensor, wish: Wish) -> Tensor:
-    """What x0 takes of a step: the movement that the wish knows in full; what else e asks for, across it."""
-    if wish.movement is None:
-        return step
-    m = wish.movement()
-    if not wish.partial:
-        return m
-    along = (step * m).flatten(1).sum(1) / m.square().flatten(1).sum(1).clamp(min=1e-30)
-    return step + (1 - along).reshape(-1, *(1,) * (step.ndim - 1)) * m
+def extrapolate_x0(x0: Tensor, step: Tensor, update: Update) -> Tensor:
+    """x0 after a step, without a call: the step that the update knows in full; what else e asks for, across it."""
+    if update.x0_step is None:
+        return x0 + step
+    known = update.x0_step()
+    if not update.incomplete:
+        return x0 + known
+    along = (step * known).flatten(1).sum(1) / known.square().flatten(1).sum(1).clamp(min=1e-30)
+    return x0 + (step + per_sample(1 - along, known) * known)
 
 
 def step_length(step: float, je: Tensor, e: Tensor, perturbation: float) -> Tensor:

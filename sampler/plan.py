@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from .constraint import Constraint, WeightedSum
+from .constraint import Constraint, WeightedSum, as_sum
 from .denoiser import Level
 from .operators.mask import LatentMask
 from .settings import NewtonSettings, newton_calls
@@ -36,17 +36,8 @@ def affordable_steps(calls: int, levels: int, carry: bool) -> int:
     return min(calls, (calls + levels) // 2) if carry else calls // 2
 
 
-def without_masks(constraint: Constraint) -> Constraint:
-    """What is left for Newton steps where latent masks are enforced by replacement."""
-    if isinstance(constraint, LatentMask):
-        return WeightedSum(())
-    if isinstance(constraint, WeightedSum):
-        return WeightedSum(tuple(t for t in constraint.terms if not isinstance(t.constraint, LatentMask)))
-    return constraint
-
-
 class Plan:
-    """Newton steps and resamplings of one run; made once, and used up by it.
+    """What takes Newton steps, what is replaced, and at which levels; made once per run, and used up by it.
 
     Resampling and second order are for masks alone: what else is constrained has calls of its own, and its steps are a
     part of x0 that must not be extrapolated.
@@ -57,10 +48,9 @@ class Plan:
         other_calls: what another sampler's own steps cost beyond one call a level.
 
     Attributes:
-        levels: the L + 1 noise levels.
-        constraint: what takes Newton steps.
+        levels, active: the L + 1 noise levels, and those at which something takes Newton steps.
+        newton, masks: the terms that take Newton steps, and the latent masks that are replaced.
         iterations: most Newton steps at a level.
-        resamples: whether resampling is wanted at all.
         order: of the step to the next level.
         total: model calls (NFE); fewer where a residual target is reached.
 
@@ -68,37 +58,52 @@ class Plan:
         ValueError: the settings' `max_calls` is less than the run takes without corrections.
     """
 
-    def __init__(self, constraint: Constraint, settings: NewtonSettings, levels: list[Level], other_calls: int = 0):
-        self.constraint = without_masks(constraint) if settings.hold else constraint
-        masks_alone = self.constraint == WeightedSum(())
-        self.settings, self.levels, count = settings, levels, len(levels) - 1
+    def __init__(
+        self,
+        constraint: Constraint | WeightedSum,
+        settings: NewtonSettings,
+        levels: list[Level],
+        other_calls: int = 0,
+    ):
+        terms = as_sum(constraint).with_target(settings.residual_target).terms
+        replaced = [settings.hold and isinstance(t.constraint, LatentMask) for t in terms]
+        self.newton = WeightedSum(tuple(t for t, r in zip(terms, replaced, strict=True) if not r))
+        self.masks = WeightedSum(tuple(t for t, r in zip(terms, replaced, strict=True) if r))
+        self.settings, self.levels = settings, levels
+        self.active = [level for level in levels[:-1] if any(t.active(level.sigma) for t in self.newton.terms)]
+        masks_alone = not self.newton.terms
         self.iterations = 0 if masks_alone else settings.iterations
         self.order = settings.order if masks_alone else 1
-        resample = settings.resample and masks_alone and self.constraint != constraint
+        self.resamples = settings.resample and masks_alone
 
-        plain = count + other_calls
-        check_limit(settings.max_calls, count, plain)
+        plain, count = len(levels) - 1 + other_calls, len(self.active)
+        check_limit(settings.max_calls, len(levels) - 1, plain)
         spare = settings.max_calls - plain if settings.max_calls else math.inf
         self.corrections_left = min(spare, newton_calls(count * self.iterations, count, settings.carry))
         steps = affordable_steps(self.corrections_left, count, settings.carry)
         corrections = newton_calls(steps, count, settings.carry)
-        self.resamplings_left = min(spare - corrections, resample * sum(map(in_resample_window, levels[:-1])))
+        self.resamplings_left = min(spare - corrections, sum(map(self.may_resample, levels[:-1])))
         self.total = plain + corrections + self.resamplings_left
 
     def newton_steps(self, i: int) -> int:
         """Newton steps at the i-th level, out of the calls that are left."""
-        remaining = self.levels[i:-1]
+        remaining = [level for level in self.active if level.i >= i]
+        if not remaining or remaining[0].i > i:
+            return 0
         steps = affordable_steps(self.corrections_left, len(remaining), self.settings.carry)
         return allocate(steps, self.iterations, remaining)
 
     def spend(self, calls: int) -> None:
         self.corrections_left -= calls
 
+    def may_resample(self, level: Level) -> bool:
+        return self.resamples and in_resample_window(level) and any(t.active(level.sigma) for t in self.masks.terms)
+
     def do_resample(self, i: int) -> bool:
-        """Whether the i-th level, at which a mask is active, is resampled; counts it."""
-        if not in_resample_window(self.levels[i]):
+        """Whether the i-th level is resampled; counts it."""
+        if not self.may_resample(self.levels[i]):
             return False
-        window = [level for level in self.levels[i:-1] if in_resample_window(level)]
+        window = [level for level in self.levels[i:-1] if self.may_resample(level)]
         chosen = allocate(self.resamplings_left, 1, window)
         self.resamplings_left -= chosen
         return chosen > 0

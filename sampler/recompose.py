@@ -8,7 +8,7 @@ from torch import Tensor
 CERTAIN = 0.2
 
 
-def decisive(m: Tensor) -> Tensor:
+def harden_mask(m: Tensor) -> Tensor:
     """The mask with what is nearly certain made certain: where one layer alone is seen, the other one is free."""
     return ((m - CERTAIN) / (1 - 2 * CERTAIN)).clamp(0, 1)
 

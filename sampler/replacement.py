@@ -1,20 +1,29 @@
 """Replacement of known values with an error-driven update of their noise, and resampling of what is unknown."""
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .constraint import Constraint, Term, WeightedSum, residual
-from .denoiser import Denoiser, Level, max_abs
-from .newton import Steps
+from .constraint import WeightedSum
+from .denoiser import Denoiser, Level, max_abs, per_sample
+from .newton import LevelInfo
 from .noise import noise_like
-from .operators.mask import LatentMask
+from .operators.mask import masked_rms
 from .plan import Plan
 from .step import ddim_step
 
 # Largest factor of nu e / sigma_data in an update of x: near s = 0, where x0(x) has slope 1, more would diverge.
 GAIN = 2.0
+
+
+class Known(NamedTuple):
+    """Weights W and values y of what is known, broadcastable to x0, and the violation of each mask, (T, B)."""
+
+    weights: Tensor
+    y: Tensor
+    residual: Tensor
 
 
 class Replacement:
@@ -27,72 +36,93 @@ class Replacement:
     Under guidance e is the error of the conditional estimate: guidance overshoots, and noise that made up for that
     would spoil the rest of x0. What is unknown stays guided.
 
-    Several masks share what they both know by their weights.
+    Several masks share what they both know by their weights. Samples within a mask's target are left alone.
 
     Args:
-        constraint: the masks, and others that are passed over.
+        masks: the latent masks.
         rate: step length lambda, in units of the noisy input's standard deviation.
         plan: says which levels are resampled.
         generators: of the noise of resampling, one per sample.
 
     Attributes:
-        known: W and y at the present level, or None where no mask is active.
+        known: at the present level; None where no mask is active.
     """
 
-    def __init__(self, constraint: Constraint, rate: float, plan: Plan, generators: list[torch.Generator]):
-        terms = constraint if isinstance(constraint, WeightedSum) else WeightedSum((Term(constraint),))
-        self.masks = WeightedSum(tuple(t for t in terms.terms if isinstance(t.constraint, LatentMask)))
-        self.rate, self.plan, self.generators = rate, plan, generators
-        self.known: tuple[Tensor, Tensor] | None = None
+    def __init__(self, masks: WeightedSum, rate: float, plan: Plan, generators: list[torch.Generator]):
+        self.masks, self.rate, self.plan, self.generators = masks, rate, plan, generators
+        self.known: Known | None = None
 
     def begin(self, denoise: Denoiser, x: Tensor, cur: Level) -> Tensor:
         """x (B, C, ..., H, W) at the start of a level: resampled where the plan has it."""
-        self.known = self.known_at(cur.sigma)
         self.guidance: Tensor | float = 0.0
-        self.resampled = self.known is not None and self.plan.do_resample(cur.i)
+        self.resampled = self.plan.do_resample(cur.i)
         return self.resample(denoise, x, cur, noise_like(x, self.generators)) if self.resampled else x
 
     def __call__(
-        self, denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level, info: Steps
-    ) -> tuple[Tensor, Tensor, Steps]:
+        self, denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level, info: LevelInfo
+    ) -> tuple[Tensor, Tensor, LevelInfo]:
         """x with corrected noise, x0 with the known values, and what was done."""
-        if self.known is None:
-            return x, x0, info
-        x, x0, e = self.correct(x, x0, denoise.guidance, cur)
-        self.guidance = (1 - self.known[0].to(x0)) * denoise.guidance
-        return x, x0, info.with_held(residual(e), self.resampled)
+        self.known = known = self.known_at(x0 - denoise.guidance, cur.sigma)
+        if known is None:
+            residual = torch.cat([info.residual, self.masks.no_residual(x0)])
+            return x, x0, info._replace(residual=residual)
+        x, x0 = self.correct(x, x0, denoise.guidance, cur)
+        self.guidance = (1 - known.weights.to(x0)) * denoise.guidance
+        stop = info.stop
+        if stop == "silent":
+            targets = any(t.target for t in self.masks.terms)  # else the host does not wait for the device
+            stop = "target" if targets and not self.masks.unsatisfied(known.residual) else "held"
+        residual = torch.cat([info.residual, known.residual])
+        return x, x0, info._replace(residual=residual, stop=stop, resampled=self.resampled)
 
     def keep(self, x_next: Tensor, x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
-        """The next level's x, in which known values take no fresh noise, or what n has gained would be lost."""
+        """The next level's x, in which known values take no fresh noise, or what n has gained would be lost.
+
+        Where weights are soft two noises are mixed, (1 - W) n' + W n, and the mixture is brought back to the noise
+        level: its variance is W^2 + (1 - W)^2 + 2 W (1 - W) rho, rho being their correlation, which the sampler that
+        made x_next decides.
+        """
         if self.known is None:
             return x_next
-        return torch.lerp(x_next, ddim_step(x, x0, cur, nxt), self.known[0].to(x_next))
+        weights, clean = self.known.weights.to(x_next), nxt.scales.alpha * x0
+        kept = ddim_step(x, x0, cur, nxt)
+        mixed, rho = torch.lerp(x_next, kept, weights), correlation(x_next - clean, kept - clean)
+        variance = weights**2 + (1 - weights) ** 2 + 2 * weights * (1 - weights) * rho
+        return mixed + (variance.rsqrt() - 1) * (mixed - clean)
 
     def x0_cond(self, x0: Tensor) -> Tensor:
         """x0, which has the known values, without what guidance added to what is unknown."""
         return x0 - self.guidance
 
-    def known_at(self, sigma: float) -> tuple[Tensor, Tensor] | None:
-        masks = [(t.weight, t.constraint) for t in self.masks.active(sigma)]
-        if not masks:
+    def known_at(self, x0_cond: Tensor, sigma: float) -> Known | None:
+        """What the active masks know, and their violation at the conditional estimate."""
+        residual, weights, shares, values = self.masks.no_residual(x0_cond), [], [], []
+        for i, term in enumerate(self.masks.terms):
+            if term.active(sigma):
+                mask = term.constraint
+                w = mask.weights_now(sigma)
+                residual[i] = masked_rms(w * (mask.y - x0_cond))
+                if term.target:
+                    w = w * per_sample(residual[i] > term.target, x0_cond)
+                weights.append(w)
+                shares.append(term.weight * w)
+                values.append(mask.y)
+        if not weights:
             return None
-        weights = [mask.weights_now(sigma) for _, mask in masks]
-        shares = [a * w for (a, _), w in zip(masks, weights, strict=True)]
         total = sum(shares)
-        y = sum(share * mask.y for share, (_, mask) in zip(shares, masks, strict=True))
-        return functools.reduce(torch.maximum, weights), y / torch.where(total > 0, total, 1.0)
+        y = sum(share * value for share, value in zip(shares, values, strict=True))
+        return Known(functools.reduce(torch.maximum, weights), y / torch.where(total > 0, total, 1.0), residual)
 
-    def correct(self, x: Tensor, x0: Tensor, guidance: Tensor | float, cur: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """x moved along e, x0 with the known values, and e, all (B, C, ..., H, W); per sample.
+    def correct(self, x: Tensor, x0: Tensor, guidance: Tensor | float, cur: Level) -> tuple[Tensor, Tensor]:
+        """x moved along e and x0 with the known values, (B, C, ..., H, W) both; per sample.
 
         Args:
             guidance: what guidance added to x0, of its shape, or 0.
         """
-        weights, y = self.known
-        off = weights * (y - x0)
-        e = off + weights * guidance
-        length = (self.rate / max_abs(e).clamp(min=1e-30)).clamp(max=GAIN / cur.scales.data)
-        return x + length * cur.scales.nu * e, x0 + off, e
+        off = self.known.weights * (self.known.y - x0)
+        e = off + self.known.weights * guidance
+        length = (self.rate / max_abs(e).clamp(min=1e-30)).clamp(max=GAIN / cur.scales.sigma_data)
+        return x + length * cur.scales.nu * e, x0 + off
 
     def resample(self, denoise: Denoiser, x: Tensor, cur: Level, noise: Tensor) -> Tensor:
         """One call: x corrected, and what is unknown noised anew from x0, at the same noise level, W by W.
@@ -102,9 +132,17 @@ class Replacement:
         conditional estimate: guidance would add up.
         """
         alpha, s, _ = cur.scales
-        weights = self.known[0].to(x)
         x0 = denoise(x, cur.sigma)
-        x, x0, _ = self.correct(x, x0, denoise.guidance, cur)
+        self.known = self.known_at(x0 - denoise.guidance, cur.sigma)
+        weights = self.known.weights.to(x)
+        corrected, x0 = self.correct(x, x0, denoise.guidance, cur)
         x0 = x0 - (1 - weights) * denoise.guidance
         fresh = (1 - weights**2).sqrt()  # noise keeps its variance where weights are soft
-        return alpha * x0 + weights * (x - alpha * x0) + fresh * s * noise
+        drawn = alpha * x0 + weights * (corrected - alpha * x0) + fresh * s * noise
+        return torch.where(max_abs(weights) > 0, drawn, x)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Of two noises of each sample, shaped (B, 1, ...); 0 where one of them is 0."""
+    products = [(p * q).flatten(1).sum(1) for p, q in ((a, b), (a, a), (b, b))]
+    return per_sample(products[0] / (products[1] * products[2]).sqrt().clamp(min=1e-30), a)

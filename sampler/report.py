@@ -1,5 +1,6 @@
 """What a run did: figures of every noise level, and why there were no more corrections."""
 
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -8,32 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .constraint import Constraint, residual_at
+from .plan import Plan
 
 WHY = {
     "iterations": "corrected in full",
     "budget": "short of corrections by max_calls",
     "target": "stopped at the residual target",
     "silent": "without an active constraint",
-    "held": "known values held",
+    "held": "known values replaced",
 }
 
 
 @dataclass(frozen=True)
-class Level:
+class LevelReport:
     """One noise level.
 
     Attributes:
         sigma: the noise level.
-        residual: of each sample before the corrections, in the constraint's own units.
+        residual: before the corrections, of each term and sample, in the term's unit; NaN where a term is inactive.
         length: of each sample, the real length lambda nu / max|J e| of the longest step; 0 without a step.
         corrections: Newton steps taken.
-        resampled: whether what held masks leave open was drawn anew.
+        resampled: whether what masks leave unknown was drawn anew.
         stop: why not more, a key of `WHY`.
     """
 
     sigma: float
-    residual: tuple[float, ...]
+    residual: tuple[tuple[float, ...], ...]
     length: tuple[float, ...]
     corrections: int
     resampled: bool
@@ -45,15 +46,18 @@ class Report:
     """A finished run; plain numbers.
 
     Attributes:
-        residual: of each sample's result; empty where no constraint was active at the end.
+        units: of each term's residual.
+        residual: at the end, of each term and sample: of the result; of masks that are replaced, the model's own
+            estimate at the last level, before the known values are put in. NaN where a term was inactive at the end.
         calls: model calls (NFE), one guided evaluation each.
         network_evals: evaluations of the network per picture; with classifier-free guidance two a call.
         seconds: wall time of the run.
-        target: the residual target, 0 for none.
+        target: the residual target, held against each term by itself; 0 for none.
     """
 
-    levels: tuple[Level, ...] = ()
-    residual: tuple[float, ...] = ()
+    levels: tuple[LevelReport, ...] = ()
+    units: tuple[str, ...] = ()
+    residual: tuple[tuple[float, ...], ...] = ()
     calls: int = 0
     network_evals: int = 0
     seconds: float = 0.0
@@ -65,26 +69,44 @@ class Report:
         parts = [f"{counts[stop]} of {len(self.levels)} levels {text}" for stop, text in WHY.items() if counts[stop]]
         return ", ".join(parts) or "no level to sample"
 
+    def labels(self) -> list[str]:
+        """A name for each term: its unit, numbered where several share it."""
+        count = Counter(self.units)
+        return [
+            f"{unit} ({self.units[:i].count(unit) + 1})" if count[unit] > 1 else unit
+            for i, unit in enumerate(self.units)
+        ]
+
     def summary(self) -> str:
         """One line."""
         line = f"{len(self.levels)} levels, {self.calls} model calls, {self.network_evals} network evaluations, "
         line += f"{self.seconds:.1f} s"
         if resampled := sum(level.resampled for level in self.levels):
             line += f"; resampled at {resampled} levels"
-        if spoken := [level for level in self.levels if level.stop != "silent"]:
-            line += f"; residual {mean(spoken[0].residual):.4f} at first"
-        if self.residual:
-            line += f", {mean(self.residual):.4f} in the result"
-        if self.target and self.residual:
-            line += f" (target {self.target:g} {'reached' if max(self.residual) <= self.target else 'missed'})"
+        for i, label in enumerate(self.labels()):
+            line += self.term_summary(i, label)
         return f"{line}; {self.stop_reason()}"
+
+    def term_summary(self, i: int, label: str) -> str:
+        spoken = [mean(level.residual[i]) for level in self.levels if not math.isnan(level.residual[i][0])]
+        text = f"; {label}: {spoken[0]:.4f} at first" if spoken else f"; {label}: never active"
+        last = self.residual[i]
+        if math.isnan(last[0]):
+            return text
+        text += f", {mean(last):.4f} at the end"
+        if self.target:
+            text += f" (target {self.target:g} {'reached' if max(last) <= self.target else 'missed'})"
+        return text
 
     def table(self) -> str:
         """The summary and a line per level; means over the batch."""
-        lines = [self.summary(), "", f"{'sigma':>9} {'residual':>9} {'step':>9} {'corrections':>12} {'resampled':>10}"]
+        numbers = "".join(f" {f'residual {i + 1}':>11}" for i in range(len(self.units)))
+        units = [f"residual {i + 1}: {label}" for i, label in enumerate(self.labels())]
+        lines = [self.summary(), *units, "", f"{'sigma':>9}{numbers} {'step':>9} {'corrections':>12} {'resampled':>10}"]
         for level in self.levels:
+            residuals = "".join(f" {'':>11}" if math.isnan(r[0]) else f" {mean(r):11.4f}" for r in level.residual)
             lines.append(
-                f"{level.sigma:9.4f} {mean(level.residual):9.4f} {mean(level.length):9.4f} {level.corrections:12d} "
+                f"{level.sigma:9.4f}{residuals} {mean(level.length):9.4f} {level.corrections:12d} "
                 f"{'yes' if level.resampled else '':>10}  {WHY[level.stop]}"
             )
         return "\n".join(lines)
@@ -94,29 +116,39 @@ def mean(values: tuple[float, ...]) -> float:
     return sum(values) / len(values)
 
 
+def as_tuples(rows: list[list[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, rows))
+
+
 class Recorder:
     """Gathers the figures of a run on the device and reads them once, at the end: no level waits for them."""
 
-    def __init__(self, levels: int, x: Tensor):
-        self.start = time.perf_counter()
-        self.figures = torch.zeros(levels, 2, len(x), device=x.device)
+    def __init__(self, plan: Plan, x: Tensor):
+        self.start, self.plan = time.perf_counter(), plan
+        self.terms = plan.newton.terms + plan.masks.terms
+        levels = len(plan.levels) - 1
+        self.residuals = torch.zeros(levels, len(self.terms), len(x), device=x.device)
+        self.lengths = torch.zeros(levels, len(x), device=x.device)
         self.levels: list[tuple[float, int, bool, str]] = []
 
     def level(self, info: dict[str, Any]) -> None:
         """Takes what `sample_constrained` tells its callback."""
         steps = info["steps"]
-        self.figures[len(self.levels), 0] = steps.residual
-        self.figures[len(self.levels), 1] = steps.length
+        self.residuals[len(self.levels)] = steps.residual
+        self.lengths[len(self.levels)] = steps.length
         self.levels.append((info["sigma"], steps.taken, steps.resampled, steps.stop))
         self.x0 = info["denoised"]
 
-    def report(self, constraint: Constraint, **totals: Any) -> Report:
-        """Evaluates the constraint once more, on the result; `totals` are the other fields of `Report`."""
-        size = residual_at(constraint, self.x0, self.levels[-1][0])
-        figures = self.figures.tolist()
+    def report(self, **totals: Any) -> Report:
+        """Measures the result once; `totals` are the other fields of `Report`."""
+        closing = self.plan.newton.residual(self.x0, self.levels[-1][0])
+        masks = self.residuals[-1, len(self.plan.newton.terms) :]  # the result has their known values by construction
         levels = tuple(
-            Level(sigma, tuple(rms), tuple(length), taken, resampled, stop)
-            for (sigma, taken, resampled, stop), (rms, length) in zip(self.levels, figures, strict=True)
+            LevelReport(sigma, as_tuples(residual), tuple(length), taken, resampled, stop)
+            for (sigma, taken, resampled, stop), residual, length in zip(
+                self.levels, self.residuals.tolist(), self.lengths.tolist(), strict=True
+            )
         )
-        result = () if size is None else tuple(size.tolist())
-        return Report(levels, result, seconds=time.perf_counter() - self.start, **totals)
+        units = tuple(t.constraint.unit for t in self.terms)
+        end = as_tuples(torch.cat([closing.to(masks), masks]).tolist())
+        return Report(levels, units, end, seconds=time.perf_counter() - self.start, **totals)

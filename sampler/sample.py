@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .constraint import Constraint
+from .constraint import Constraint, WeightedSum
 from .denoiser import Denoiser, Level, levels_of
-from .newton import Steps, newton_steps
+from .newton import LevelInfo, newton_steps
 from .noise import sample_generators
 from .plan import Plan
 from .replacement import Replacement
@@ -37,7 +37,7 @@ def sample_constrained(
     denoise: Denoiser,
     x: Tensor,
     sigmas: list[float],
-    constraint: Constraint,
+    constraint: Constraint | WeightedSum,
     settings: NewtonSettings,
     delta: float,
     seed: int = 0,
@@ -59,7 +59,7 @@ def sample_constrained(
         advance: step of another sampler, from (i, x, x0) at sigmas[i] to x at sigmas[i + 1], in place of ours.
         advance_calls: model calls that `advance` makes in the whole run.
         callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `steps` (what was
-            done, a `Steps`).
+            done, a `LevelInfo`).
         plan: of this run, where the caller has made it already.
 
     Raises:
@@ -68,15 +68,15 @@ def sample_constrained(
     levels = levels_of(sigmas, denoise.scales)
     plan = plan or Plan(constraint, settings, levels, advance_calls)
     generators = sample_generators(seed, x.shape[0])
-    replacement = Replacement(constraint, settings.rate_first, plan, generators) if settings.hold else None
+    replacement = Replacement(plan.masks, settings.rate_first, plan, generators) if plan.masks.terms else None
 
-    def newton(denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level) -> tuple[Tensor, Tensor, Steps]:
+    def newton(denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level) -> tuple[Tensor, Tensor, LevelInfo]:
         calls, steps = denoise.calls, plan.newton_steps(cur.i)
-        out = newton_steps(denoise, x, x0, cur, plan.constraint, settings, delta, steps)
+        out = newton_steps(denoise, x, x0, cur, plan.newton, settings, delta, steps)
         plan.spend(denoise.calls - calls)
         return out
 
-    def observe(cur: Level, x: Tensor, x0: Tensor, info: Steps) -> None:
+    def observe(cur: Level, x: Tensor, x0: Tensor, info: LevelInfo) -> None:
         callback({"i": cur.i, "x": x, "sigma": cur.sigma, "denoised": x0, "steps": info})
 
     def other_sampler(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:

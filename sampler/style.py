@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .constraint import Wish
+from .constraint import Update
+from .pixel import Identity, LatentMap, PixelMap
 
 Features = Callable[[Tensor], Tensor]
 """Differentiable map from pictures (B, 3, H, W) in [0, 1] to feature tokens (B, N, C); its weights need no gradient."""
@@ -54,22 +55,23 @@ class StyleConstraint:
     """The style distance E of the picture Dec(x0) is small.
 
     The step follows -grad E, of which one backward pass through the feature network gives the part in pixels. E is the
-    residual of e.
+    residual.
 
     Attributes:
         features: the network.
         reference: G_ref (1, C, C), the mean of the references' Gram matrices.
         decode: x0 to pictures (B, 3, H, W) in [0, 1].
-        pull: from x0 and the wished movement of a picture to e: an `EncoderDifference`, or the decoder's transposed
-            Jacobian at x0 times the wish, which makes e = -grad_x0 E as published.
+        to_latent: an `EncoderDifference`, or the decoder's vector-Jacobian product, which makes e = -grad_x0 E as
+            published.
         normalisation: as in `gram`.
     """
 
     features: Features
     reference: Tensor
-    decode: Callable[[Tensor], Tensor]
-    pull: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+    decode: PixelMap
+    to_latent: LatentMap
     normalisation: str = "none"
+    unit = "distance to the style, relative"
 
     def distance(self, picture: Tensor) -> Tensor:
         """E of each picture (B, 3, H, W), as (B,)."""
@@ -82,19 +84,16 @@ class StyleConstraint:
             distance = self.distance(leaf)
             return distance.detach(), -torch.autograd.grad(distance.sum(), leaf)[0]
 
-    def measure(self, x0: Tensor, sigma: float) -> Tensor:
-        """The residual, without a backward pass."""
+    def residual(self, x0: Tensor, sigma: float) -> Tensor:
+        """E, without a backward pass."""
         return self.distance(self.decode(x0))
 
-    def wish(self, x0: Tensor, sigma: float) -> Wish:
+    def update(self, x0: Tensor, sigma: float) -> Update:
         distances = []
 
-        def wish(picture: Tensor) -> Tensor:
+        def descent(picture: Tensor) -> Tensor:
             distance, down = self.descent(picture)
             distances.append(distance)
             return down
 
-        return Wish(self.pull(x0, wish), distances[0])
-
-    def error(self, x0: Tensor, sigma: float) -> Tensor:
-        return self.wish(x0, sigma).e
+        return Update(self.to_latent(x0, descent, Identity()), distances[0])

@@ -19,19 +19,21 @@ OPERATOR = sampler.Resample.by_factor((4, 4), 2, "area")
 ENTRIES = {e.label: e for e in superres_methods.entries()}
 
 
+def identity(picture):
+    return picture
+
+
 def run_method(entry, count=8):
-    measured, denoise = sampler.Measured(OPERATOR, OPERATOR.A(PRIOR.draw(1, 12))), PRIOR.denoiser()
-    difference = sampler.EncoderDifference(lambda x: x, lambda x: x, 0.005)
+    measured, denoise = sampler.LinearMeasurement(OPERATOR, OPERATOR.A(PRIOR.draw(1, 12))), PRIOR.denoiser()
     # Pictures are latents: the decoder's Jacobian is the identity.
-    fitted = sampler.LeastSquares(lambda x: x, measured.normal)
-    pull = (lambda x0, wish: wish(x0)) if entry.backward_per_level else fitted
-    constraint = sampler.Along(
-        sampler.PixelConstraint(measured.misfit, measured.correction, difference),
-        sampler.PixelConstraint(measured.misfit, measured.descent, pull),
+    fitted, difference = sampler.LeastSquares(identity), sampler.EncoderDifference(identity, identity, 0.005)
+    to_latent = (lambda x0, r, m: m.A_adjoint(r(x0))) if entry.backward_per_level else fitted
+    constraint = sampler.SplitUpdate(
+        sampler.PixelConstraint(measured, identity, difference), sampler.PixelConstraint(measured, identity, to_latent)
     )
     x = analytic.start_noise(count, 5, analytic.LEVELS[0])
     out = entry.run(denoise, x, analytic.LEVELS, constraint, 3)
-    return measured.misfit(out).square().mean().sqrt(), denoise.calls
+    return measured.data_residual(out).square().mean().sqrt(), denoise.calls
 
 
 @pytest.mark.parametrize("label", [n for n, e in ENTRIES.items() if e.run not in (None, superres_methods.free)])

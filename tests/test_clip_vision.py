@@ -81,12 +81,12 @@ def test_the_gradient_is_the_numerical_derivative(host, encoder, kind, shape, no
         reference = sampler.reference_gram(features, pictures(33, 33, dtype=torch.float64), normalisation)
         style = sampler.StyleConstraint(features, reference, None, None, normalisation)
         given = pictures(*shape, batch=1, dtype=torch.float64)
-        _, wish = style.descent(given)
+        _, down = style.descent(given)
         generator = torch.Generator().manual_seed(5)
         for _ in range(3):
             d = torch.randn(given.shape, generator=generator, dtype=torch.float64)
             numerical = (style.distance(given + 1e-5 * d) - style.distance(given - 1e-5 * d)) / 2e-5
-            assert -(wish * d).sum().item() == pytest.approx(numerical.item(), rel=1e-5)
+            assert -(down * d).sum().item() == pytest.approx(numerical.item(), rel=1e-5)
 
 
 def test_without_the_clones_autograd_refuses(host, encoder):

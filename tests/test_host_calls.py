@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 import tiny
 import torch
+from constraints import ByError
 from graphs import custom_sampling, give, inpaint_graph, newton_steps, sampled
 from host import CountNode, node
 
@@ -58,11 +59,8 @@ def test_step_caches_are_bypassed(host, graph, cache, caplog):
 
 
 @dataclass(frozen=True)
-class Nothing:
+class Nothing(ByError):
     """A constraint that always holds."""
-
-    def bind(self, space):
-        return self
 
     def error(self, x0, sigma):
         return torch.zeros_like(x0)

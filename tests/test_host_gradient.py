@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from graphs import SIZE, picture
-from newton_pack.sampler import LeastSquares, Measured, PixelConstraint, Resample
+from newton_pack.sampler import Identity, LeastSquares, LinearMeasurement, PixelConstraint, Resample
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
@@ -20,8 +20,8 @@ def test_the_decoders_gradient_is_the_numerical_one(host, vae, tile):
     x0 = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     goal = torch.full((1, 3, SIZE, SIZE), 0.5)
     with torch.inference_mode():
-        e = codec.pull_back(x0, lambda p: goal - p)
-        raw = host.module("nodes.comfy_adapter.codec").differentiable_decoder(vae)
+        e = codec.decoder_vjp(x0, lambda p: goal - p, Identity())
+        raw = codec.differentiable_decoder
 
         def energy(z):
             return 0.5 * (goal - codec.over_tiles(raw, z, 1, 8)).double().square().sum().item()
@@ -38,17 +38,17 @@ def test_least_squares_leaves_less_than_the_gradient_at_x8(host, vae, tile):
     codec = host.module("nodes.comfy_adapter.codec").PixelCodec(vae, tile)
     shrink = Resample.by_factor((SIZE // 8, SIZE // 8), 8)
     truth = picture()[0].movedim(-1, 1)
-    m = Measured(shrink, shrink.A(truth))
+    m = LinearMeasurement(shrink, shrink.A(truth))
     with torch.inference_mode():
         x0 = codec.encode(truth)
         x0 = x0 + 0.5 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
         left = {}
-        for name, pull in (("least squares", LeastSquares(codec.decode, m.normal)), ("gradient", codec.pull_back)):
-            e = PixelConstraint(m.misfit, m.descent, pull).error(x0, 1.0)
+        for name, to_latent in (("least squares", LeastSquares(codec.decode)), ("gradient", codec.decoder_vjp)):
+            e = PixelConstraint(m, codec.decode, to_latent).update(x0, 1.0).e
             steps = (x0 + t * e / e.abs().max() for t in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0))
-            sizes = [m.misfit(codec.decode(z)).square().mean().item() for z in steps]
+            sizes = [m.data_residual(codec.decode(z)).square().mean().item() for z in steps]
             left[name] = min(sizes) / sizes[0]
-    print(f"\nleft of the squared misfit: {left}")
+    print(f"\nleft of the squared residual: {left}")
     assert left["least squares"] < 0.9 * left["gradient"] < 0.9
 
 
@@ -57,8 +57,8 @@ def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae):
     codec = host.module("nodes.comfy_adapter.codec")
     x0 = torch.zeros(1, 4, 1024, 1024)
     with pytest.raises(ValueError, match=r"vae: .*GB are free. Set tile to a smaller size"):
-        codec.PixelCodec(vae).pull_back(x0, lambda p: p)
-    codec.PixelCodec(vae, 64).make_room(codec.differentiable_decoder(vae), x0)
+        codec.PixelCodec(vae).decoder_vjp(x0, lambda p: p, Identity())
+    codec.PixelCodec(vae, 64).make_room(x0)
 
 
 @pytest.mark.parametrize(("height", "width", "tile"), [(24, 24, 0), (12, 48, 0), (32, 32, 128)])
@@ -74,6 +74,6 @@ def test_the_memory_of_the_gradient_is_known_beforehand(host, vae, monkeypatch, 
     monkeypatch.setattr(management, "load_models_gpu", listening)
     x0 = torch.zeros(2, 4, height, width)
     with live_memory.LiveBytes() as live:
-        codec.PixelCodec(vae, tile).pull_back(x0, lambda p: 1 - p)
+        codec.PixelCodec(vae, tile).decoder_vjp(x0, lambda p: 1 - p, Identity())
     weights = sum(p.nbytes for p in vae.first_stage_model.parameters())
     assert live.peak - weights < max(asked) < 2 * live.peak

@@ -31,7 +31,7 @@ def blurred(image, kernel=None):
     """Beyond the frame the picture goes on as its edge does."""
     from newton_pack.sampler.operators.blur import Blur, gaussian_kernel
 
-    blur = Blur(gaussian_kernel(2.0) if kernel is None else kernel)
+    blur = Blur.of(gaussian_kernel(2.0) if kernel is None else kernel)
     p, q = blur.frame
     return blur.A(F.pad(image.movedim(-1, 1), (q, q, p, p), "replicate")).movedim(1, -1)
 
@@ -123,7 +123,7 @@ def misfit(host, constraint, sockets, constrained=True):
     graph["decode"] = node("VAEDecode", samples=["sample", 0], vae=["ckpt", 2])
     graph |= {"spec": node("TestCapture", value=["constraint", 0]), "out": node("TestCapture", value=["decode", 0])}
     spec, made = sorted(host.run(graph), key=lambda value: isinstance(value, torch.Tensor))
-    return 255 * spec.measurement.misfit(made.movedim(-1, 1)).abs().mean().item(), spec
+    return 255 * spec.measurement.data_residual(made.movedim(-1, 1)).abs().mean().item(), spec
 
 
 def test_the_decoders_gradient_works_under_inference_mode(host):

@@ -45,10 +45,18 @@ class Watched:
         self.bound = self.spec.bind(space)
         return self
 
-    def error(self, x0, sigma):
-        self.errors.append(self.bound.error(x0, sigma))
+    @property
+    def unit(self):
+        return self.bound.unit
+
+    def update(self, x0, sigma):
+        update = self.bound.update(x0, sigma)
+        self.errors.append(update.e)
         self.sigmas.append(sigma)
-        return self.errors[-1]
+        return update
+
+    def residual(self, x0, sigma):
+        return self.bound.residual(x0, sigma)
 
     def run(self, delta=None):
         """The result; `delta` in place of the one that follows the dtype."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from constraints import ByError
 from graphs import custom_sampling, encoded, give, inpaint_graph, newton_steps, sampled
 from host import CountNode, GraphError, node
 
@@ -21,10 +22,7 @@ def test_mask_blending_would_hide_the_error(host, graph):
 
     adapter, seen = host.module("nodes.comfy_adapter"), []
 
-    class Spy:
-        def bind(self, space):
-            return self
-
+    class Spy(ByError):
         def error(self, x0, sigma):
             seen.append(x0)
             return torch.zeros_like(x0)
@@ -48,10 +46,7 @@ def test_a_model_pushed_out_of_memory_comes_back(host, graph):
 
     there = []
 
-    class Evict:
-        def bind(self, space):
-            return self
-
+    class Evict(ByError):
         def error(self, x0, sigma):
             comfy.model_management.unload_all_models()
             return x0

@@ -11,11 +11,11 @@ import torch
 from newton_pack.sampler import (
     LayerSettings,
     NewtonSettings,
-    decisive,
     exact_layers,
+    harden_mask,
     infer_mask,
-    paint_layers,
     recompose,
+    sample_layers,
 )
 from newton_pack.sampler.layers import random_uniform
 
@@ -92,7 +92,7 @@ def test_calls_are_as_announced():
     toy = Toy(1.0)
     denoisers = toy.denoisers()
     m = toy.infer(denoisers=denoisers, count=1)
-    layers = paint_layers(denoisers, toy.image[:1], m, [14.6, 2.0, 0.0])
+    layers = sample_layers(denoisers, toy.image[:1], m, [14.6, 2.0, 0.0])
     inferring = DEFAULT.calls(len(LEVELS)) // DEFAULT.samples  # the samples of a call are one batch
     assert sum(d.calls for d in denoisers) == inferring + 2 * 2
     assert layers[0].shape == layers[1].shape == toy.image[:1].shape
@@ -125,7 +125,7 @@ def test_same_seed_same_mask_and_the_global_generator_untouched():
 
 def test_painted_layers_keep_what_is_theirs():
     toy = Toy(1.0)
-    painted = paint_layers(toy.denoisers(), toy.image, toy.truth, analytic.released_levels())
+    painted = sample_layers(toy.denoisers(), toy.image, toy.truth, analytic.released_levels())
     for layer, whole, own in zip(painted, toy.layers, (toy.truth, 1 - toy.truth), strict=True):
         off = (own * (layer - whole)).square().sum() / own.sum() / CHANNELS
         assert off.sqrt() < 0.35 and layer.std() > 0.6
@@ -163,8 +163,8 @@ def test_a_layer_nearly_out_of_sight_is_left_alone_by_a_decisive_mask():
     image, first, second = torch.ones(1, 3, 8, 8), torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.3)
     m = torch.full((1, 1, 8, 8), 0.9)
     assert torch.allclose(exact_layers(image, first, second, m)[1], image)
-    assert torch.equal(exact_layers(image, first, second, decisive(m))[1], second)
+    assert torch.equal(exact_layers(image, first, second, harden_mask(m))[1], second)
     steps = torch.linspace(0, 1, 101)
-    sharper = decisive(steps)
+    sharper = harden_mask(steps)
     assert sharper[0] == 0 and sharper[-1] == 1 and sharper[50] == 0.5 and (sharper.diff() >= 0).all()
-    assert torch.allclose(decisive(1 - steps), 1 - sharper, atol=1e-6)
+    assert torch.allclose(harden_mask(1 - steps), 1 - sharper, atol=1e-6)

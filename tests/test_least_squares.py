@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from newton_pack.sampler import EncoderDifference, LeastSquares, Measured, PixelConstraint, Resample, grey
+from newton_pack.sampler import EncoderDifference, LeastSquares, LinearMeasurement, PixelConstraint, Resample, grey
 from newton_pack.sampler.least_squares import DAMPING, fitted_jacobian
 
 CHANNELS, RATIO, SIDE = 4, 4, 6
@@ -43,11 +43,11 @@ def shrinking(factor=RATIO):
 
 
 def measured(operator, batch=2):
-    return Measured(operator, operator.A(linear(point(batch, seed=7))))
+    return LinearMeasurement(operator, operator.A(linear(point(batch, seed=7))))
 
 
 def direction(decode, m, x0, noise=0.0):
-    return PixelConstraint(m.misfit, m.descent, LeastSquares(decode, m.normal), noise).wish(x0, 1.0)
+    return PixelConstraint(m, decode, LeastSquares(decode), noise).update(x0, 1.0)
 
 
 def test_a_decoder_that_is_a_convolution_is_found():
@@ -77,7 +77,7 @@ def test_it_solves_the_damped_normal_equations(operator):
     e = direction(linear, m, x0).e
     J = torch.autograd.functional.jacobian(lambda z: operator.A(linear(z)), x0)
     J = J.reshape(-1, x0.numel())
-    g = J.T @ m.misfit(linear(x0)).flatten()
+    g = J.T @ m.data_residual(linear(x0)).flatten()
     damping = DAMPING * (J @ g).square().sum() / g.square().sum()
     exact = torch.linalg.solve(J.T @ J + damping * torch.eye(len(g)).double(), g)
     assert torch.allclose(e.flatten(), exact, rtol=0, atol=1e-2 * exact.abs().max().item())
@@ -94,7 +94,7 @@ def test_weak_channels_are_not_left_behind():
     m, x0 = measured(shrinking(), 1), point(1)
     e = direction(decode, m, x0).e
     J = torch.autograd.functional.jacobian(lambda z: m.operator.A(decode(z)), x0).reshape(-1, x0.numel())
-    r = m.misfit(decode(x0)).flatten()
+    r = m.data_residual(decode(x0)).flatten()
     down = J @ (J.T @ r)
     best_of_gradient = (r - (r @ down) / (down @ down) * down).norm() / r.norm()
     left = (r - J @ e.flatten()).norm() / r.norm()
@@ -116,14 +116,14 @@ def test_what_the_decoder_does_not_show_is_left_alone():
 
     m, x0 = measured(shrinking()), point()
     e = direction(decode, m, x0).e
-    other = EncoderDifference(decode, encode, 0.005)(x0, lambda p: m.correction(m.misfit(p)))
+    other = EncoderDifference(decode, encode, 0.005)(x0, m.data_residual, m)
     shares = [t[:, 3].abs().max() / t.abs().max() for t in (e, other)]
     assert shares[0] < 0.01 and shares[1] > 0.2
 
 
 def test_a_batch_of_two_is_two_batches_of_one():
     m, x0 = measured(shrinking()), point()
-    singles = [Measured(m.operator, y) for y in m.y.split(1)]
+    singles = [LinearMeasurement(m.operator, y) for y in m.y.split(1)]
     alone = [direction(curved, one, z).e for one, z in zip(singles, x0.split(1), strict=True)]
     assert torch.allclose(direction(curved, m, x0).e, torch.cat(alone), atol=1e-10)
 
@@ -132,19 +132,19 @@ def test_a_satisfied_sample_stays_and_noise_is_not_fitted():
     x0 = point(3)
     y = shrinking().A(linear(x0))
     off = torch.tensor([0.0, 0.03, 0.015]).double()
-    wish = direction(linear, Measured(shrinking(), y + off.reshape(3, 1, 1, 1)), x0, noise=0.02)
-    assert torch.allclose(wish.residual, off)
-    assert (wish.e.abs().flatten(1).amax(1) > 0).tolist() == [False, True, False]
+    update = direction(linear, LinearMeasurement(shrinking(), y + off.reshape(3, 1, 1, 1)), x0, noise=0.02)
+    assert torch.allclose(update.residual, off)
+    assert (update.e.abs().flatten(1).amax(1) > 0).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 2), (5, 1)])
 def test_small_latents_take_more_probes(height, width):
     """Even where cells have no neighbours to be told from."""
     x0 = noise(2, CHANNELS, height, width, seed=5)
-    m = Measured(grey(), grey().A(linear(noise(2, CHANNELS, height, width, seed=6))))
+    m = LinearMeasurement(grey(), grey().A(linear(noise(2, CHANNELS, height, width, seed=6))))
     e = direction(linear, m, x0).e
     step = 1e-3 * e / e.abs().max()
-    assert (m.misfit(linear(x0 + step)).norm() < m.misfit(linear(x0)).norm()).item()
+    assert (m.data_residual(linear(x0 + step)).norm() < m.data_residual(linear(x0)).norm()).item()
 
 
 def test_it_needs_no_gradient():

@@ -42,14 +42,14 @@ OPERATORS = {
     "bicubic": lambda H, W: Resample.between(low(H, W, 3), (H, W), "bicubic"),
     "lanczos": lambda H, W: Resample.between(low(H, W, 2.5), (H, W), "lanczos"),
     "lanczos of one axis": lambda H, W: Resample.between((H, W - 1), (H, W), "lanczos"),
-    "gaussian": lambda H, W: Blur(gaussian_kernel(1.2)),
-    "motion": lambda H, W: Blur(motion_kernel(7, 30), cutoff=0.05),
-    "any kernel": lambda H, W: Blur(any_kernel(), cutoff=0.1),
-    "identity kernel": lambda H, W: Blur(torch.ones(1, 1)),
+    "gaussian": lambda H, W: Blur.of(gaussian_kernel(1.2)),
+    "motion": lambda H, W: Blur.of(motion_kernel(7, 30), cutoff=0.05),
+    "any kernel": lambda H, W: Blur.of(any_kernel(), cutoff=0.1),
+    "identity kernel": lambda H, W: Blur.of(torch.ones(1, 1)),
     "grey": lambda H, W: grey(),
-    "channel mix": lambda H, W: ChannelMix(MIX),
-    "channel mix of rank one": lambda H, W: ChannelMix(RANK_ONE),
-    "pixel mask": lambda H, W: PixelMask(noise(H, W, seed=3) > 0.8),
+    "channel mix": lambda H, W: ChannelMix.of(MIX),
+    "channel mix of rank one": lambda H, W: ChannelMix.of(RANK_ONE),
+    "pixel mask": lambda H, W: PixelMask.of(noise(H, W, seed=3) > 0.8),
 }
 SHAPES = [(1, 3, 16, 16), (3, 3, 17, 26), (2, 3, 4, 31, 14)]
 every_operator = pytest.mark.parametrize("name", OPERATORS)
@@ -70,8 +70,8 @@ def test_adjoint(name, shape):
     operator, x = make(name, shape), noise(*shape, seed=1)
     Ax = operator.A(x)
     y = noise(*Ax.shape, seed=2)
-    assert operator.adjoint(y).shape == x.shape
-    assert inner(Ax, y) == pytest.approx(inner(x, operator.adjoint(y)), rel=1e-10, abs=1e-10)
+    assert operator.A_adjoint(y).shape == x.shape
+    assert inner(Ax, y) == pytest.approx(inner(x, operator.A_adjoint(y)), rel=1e-10, abs=1e-10)
 
 
 @every_operator
@@ -80,8 +80,8 @@ def test_the_pseudo_inverse_measures_the_same(name, shape):
     """A A+ A = A; up to the cut-off of a blur, for white noise."""
     operator, x = make(name, shape), noise(*shape, seed=1)
     Ax = operator.A(x)
-    assert operator.pinv(Ax).shape == x.shape
-    deviation = (operator.A(operator.pinv(Ax)) - Ax).norm() / x.norm()
+    assert operator.A_dagger(Ax).shape == x.shape
+    deviation = (operator.A(operator.A_dagger(Ax)) - Ax).norm() / x.norm()
     assert deviation <= getattr(operator, "cutoff", 0) + 1e-12
 
 
@@ -98,10 +98,10 @@ def test_linear(name):
 def test_the_pseudo_inverse_is_moore_and_penrose(name):
     """A+ A is an orthogonal projection, so A+ y is the smallest picture; A+ A A+ = A+ holds for any y."""
     operator, x, z = make(name), noise(*SHAPES[1], seed=1), noise(*SHAPES[1], seed=2)
-    Px, Pz = operator.pinv(operator.A(x)), operator.pinv(operator.A(z))
+    Px, Pz = operator.A_dagger(operator.A(x)), operator.A_dagger(operator.A(z))
     assert inner(Px, z) == pytest.approx(inner(x, Pz), rel=1e-10)
     y = noise(*operator.A(x).shape, seed=5)
-    assert torch.allclose(operator.pinv(operator.A(operator.pinv(y))), operator.pinv(y), atol=1e-11)
+    assert torch.allclose(operator.A_dagger(operator.A(operator.A_dagger(y))), operator.A_dagger(y), atol=1e-11)
 
 
 @every_operator
@@ -157,11 +157,11 @@ def test_a_flat_picture_keeps_its_level(name):
 def test_blur_is_the_valid_convolution(kernel):
     x = noise(1, 1, 20, 33)
     direct = F.conv2d(x, (kernel / kernel.sum()).flip(0, 1)[None, None])
-    assert torch.allclose(Blur(kernel).A(x), direct, atol=1e-12)
+    assert torch.allclose(Blur.of(kernel).A(x), direct, atol=1e-12)
     point = torch.zeros(1, 1, 21, 21)
     point[..., 10, 10] = 1
     n, m = kernel.shape
-    seen = Blur(kernel).A(point.double())[0, 0]
+    seen = Blur.of(kernel).A(point.double())[0, 0]
     centre = seen.shape[0] // 2, seen.shape[1] // 2
     assert torch.allclose(
         seen[centre[0] - n // 2 :, centre[1] - m // 2 :][:n, :m], kernel.double() / kernel.sum(), atol=1e-12
@@ -182,8 +182,8 @@ def test_motion_kernel_is_a_line():
 def test_opposite_edges_do_not_ring(kernel):
     """A picture dark on the left and bright on the right: a plain circular inverse is wrong by .13 and .29."""
     ramp = torch.linspace(0, 1, 96, dtype=torch.float64).expand(1, 3, 64, 96)
-    blur = Blur(kernel)
-    restored = blur.pinv(blur.A(ramp))
+    blur = Blur.of(kernel)
+    restored = blur.A_dagger(blur.A(ramp))
     p, q = blur.frame
     error = (restored - ramp)[..., 2 * p : -2 * p, 2 * q : -2 * q].abs()
     assert error.mean() < 0.04 and error.max() < 0.1
@@ -192,7 +192,7 @@ def test_opposite_edges_do_not_ring(kernel):
 def test_noise_grows_by_the_cutoff_at_most():
     y = noise(1, 1, 200, 180)
     for cutoff in (0.02, 0.1, 0.5):
-        gain = Blur(gaussian_kernel(1.5), cutoff).pinv(y).norm() / y.norm()
+        gain = Blur.of(gaussian_kernel(1.5), cutoff).A_dagger(y).norm() / y.norm()
         assert gain <= 1.1 / cutoff  # the filled frame adds a little
 
 
@@ -224,22 +224,22 @@ MISTAKES = {
     "empty": (lambda: Resample.between((0, 8), (16, 16)), "low-resolution image: .* empty"),
     "method": (lambda: Resample.by_factor((8, 8), 2, "nearest"), "method: 'nearest' .* area, bicubic, lanczos"),
     "other size": (lambda: Resample.by_factor((8, 8), 2).A(IMAGE), "image: its size 17×26 .* 16×16"),
-    "even kernel": (lambda: Blur(torch.ones(3, 4)), "kernel: its size 3×4 .* odd"),
-    "RGB kernel": (lambda: Blur(torch.ones(3, 3, 3)), "kernel: its size 3×3×3 .* one channel"),
-    "zero kernel": (lambda: Blur(torch.zeros(3, 3)), "kernel: its values sum to 0.*above 0"),
-    "edge kernel": (lambda: Blur(torch.tensor([[-1.0, 0.0, 1.0]])), "kernel: its values sum to 0.*above 0"),
-    "negative kernel": (lambda: Blur(-torch.ones(3, 3)), "kernel: its values sum to -9.*above 0"),
-    "NaN kernel": (lambda: Blur(torch.full((3, 3), math.nan)), "kernel: .* NaN"),
-    "infinite kernel": (lambda: Blur(torch.full((3, 3), math.inf)), "kernel: .* infinite"),
-    "cutoff 0": (lambda: Blur(torch.ones(3, 3), cutoff=0), "cutoff: 0 is not between 0 and 1"),
-    "large kernel": (lambda: Blur(torch.ones(27, 3)).A(IMAGE), "image: 17×26 .* smaller kernel"),
+    "even kernel": (lambda: Blur.of(torch.ones(3, 4)), "kernel: its size 3×4 .* odd"),
+    "RGB kernel": (lambda: Blur.of(torch.ones(3, 3, 3)), "kernel: its size 3×3×3 .* one channel"),
+    "zero kernel": (lambda: Blur.of(torch.zeros(3, 3)), "kernel: its values sum to 0.*above 0"),
+    "edge kernel": (lambda: Blur.of(torch.tensor([[-1.0, 0.0, 1.0]])), "kernel: its values sum to 0.*above 0"),
+    "negative kernel": (lambda: Blur.of(-torch.ones(3, 3)), "kernel: its values sum to -9.*above 0"),
+    "NaN kernel": (lambda: Blur.of(torch.full((3, 3), math.nan)), "kernel: .* NaN"),
+    "infinite kernel": (lambda: Blur.of(torch.full((3, 3), math.inf)), "kernel: .* infinite"),
+    "cutoff 0": (lambda: Blur.of(torch.ones(3, 3), cutoff=0), "cutoff: 0 is not between 0 and 1"),
+    "large kernel": (lambda: Blur.of(torch.ones(27, 3)).A(IMAGE), "image: 17×26 .* smaller kernel"),
     "sigma 0": (lambda: gaussian_kernel(0), "sigma: 0 .* above 0"),
     "no motion": (lambda: motion_kernel(1, 0), "length 1, .* above 1 pixel"),
     "RGBA": (lambda: grey().A(torch.zeros(1, 4, 8, 8)), "image: it has 4 channels where 3 .* alpha"),
-    "no mix": (lambda: ChannelMix(torch.zeros(1, 3)), "matrix: .* not all zero"),
-    "soft mask": (lambda: PixelMask(torch.full((8, 8), 0.5)), "known: .* threshold"),
-    "other mask": (lambda: PixelMask(torch.ones(8, 8)).A(IMAGE), r"known: a mask of shape \(8, 8\) does not fit"),
-    "other batch": (lambda: PixelMask(torch.ones(2, 1, 17, 26)).A(IMAGE), "known: .* as many as there are pictures"),
+    "no mix": (lambda: ChannelMix.of(torch.zeros(1, 3)), "matrix: .* not all zero"),
+    "soft mask": (lambda: PixelMask.of(torch.full((8, 8), 0.5)), "known: .* threshold"),
+    "other mask": (lambda: PixelMask.of(torch.ones(8, 8)).A(IMAGE), r"known: a mask of shape \(8, 8\) does not fit"),
+    "other batch": (lambda: PixelMask.of(torch.ones(2, 1, 17, 26)).A(IMAGE), "known: .* as many as there are pictures"),
 }
 
 

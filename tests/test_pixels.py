@@ -4,15 +4,16 @@ import analytic
 import pytest
 import torch
 from newton_pack.sampler import (
-    Along,
     EncoderDifference,
+    FixedPoint,
+    Identity,
     LatentMask,
-    Measured,
+    LinearMeasurement,
     NewtonSettings,
     PixelConstraint,
     PixelMask,
     Resample,
-    Target,
+    SplitUpdate,
     Term,
     WeightedSum,
     back_project,
@@ -21,8 +22,9 @@ from newton_pack.sampler import (
     motion_kernel,
     perturbed,
     sample_constrained,
+    sample_generators,
 )
-from newton_pack.sampler.constraint import residual
+from newton_pack.sampler.constraint import rms
 from newton_pack.sampler.denoiser import unit_max
 from newton_pack.sampler.operators.blur import Blur
 
@@ -46,11 +48,15 @@ def encode(picture):
     return torch.einsum("dc,bdhw->bchw", rotation(), (picture - 0.5) / 0.1)
 
 
-def transposed(x0, wish):
+def decoder_vjp(x0, residual, m):
     with torch.enable_grad():
         z = x0.clone().requires_grad_()
         picture = decode(z)
-        return torch.autograd.grad(picture, z, wish(picture.detach()))[0]
+        return torch.autograd.grad(picture, z, m.A_adjoint(residual(picture.detach())))[0]
+
+
+def identity(t):
+    return t
 
 
 def picture(seed=1, batch=1):
@@ -62,23 +68,23 @@ OPERATORS = {
     "smooth area": Resample.by_factor((8, 8), 4, smooth=True),
     "lanczos": Resample.by_factor((8, 8), 4, "lanczos"),
     "grey": grey(),
-    "mask": PixelMask(noise(SIZE, SIZE, seed=3) > 0.8),
-    "blur": Blur(gaussian_kernel(1.0)),
-    "motion": Blur(motion_kernel(5, 30)),
+    "mask": PixelMask.of(noise(SIZE, SIZE, seed=3) > 0.8),
+    "blur": Blur.of(gaussian_kernel(1.0)),
+    "motion": Blur.of(motion_kernel(5, 30)),
 }
 
 
 def measured(name, truth, sigma=0.0):
     y = OPERATORS[name].A(truth)
-    return Measured(OPERATORS[name], y + sigma * noise(*y.shape, seed=9))
+    return LinearMeasurement(OPERATORS[name], y + sigma * noise(*y.shape, seed=9))
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_gradient_is_that_of_the_residual_norm(name):
     m, x0 = measured(name, picture()), noise(1, 3, SIZE, SIZE)
-    e = PixelConstraint(m.misfit, m.descent, transposed).error(x0, 1.0)
+    e = PixelConstraint(m, decode, decoder_vjp).update(x0, 1.0).e
     x0 = x0.requires_grad_()
-    exact = -torch.autograd.grad(m.misfit(decode(x0)).norm(), x0)[0]
+    exact = -torch.autograd.grad(m.data_residual(decode(x0)).norm(), x0)[0]
     assert torch.nn.functional.cosine_similarity(e.flatten(), exact.flatten(), 0) > 1 - 1e-9
 
 
@@ -86,15 +92,15 @@ def test_the_gradient_is_that_of_the_residual_norm(name):
 def test_one_encoder_difference_satisfies_a_lossless_autoencoder(name):
     """Dec(x0 + e) measures as y, when e has its own length: a Newton step."""
     m, x0 = measured(name, picture()), noise(1, 3, SIZE, SIZE)
-    e = EncoderDifference(decode, encode, 1e-6)(x0, lambda p: m.correction(m.misfit(p)))
-    assert m.misfit(decode(x0 + e)).abs().max() < 1e-10
+    e = EncoderDifference(decode, encode, 1e-6)(x0, m.data_residual, m)
+    assert m.data_residual(decode(x0 + e)).abs().max() < 1e-10
 
 
 def test_both_ways_agree_where_they_must():
     """Area averaging has A* in proportion to A+, and a rotation is its own inverse transposed."""
     m, x0 = measured("area", picture()), noise(1, 3, SIZE, SIZE)
-    forward = PixelConstraint(m.misfit, m.correction, EncoderDifference(decode, encode, 0.005)).error(x0, 1.0)
-    gradient = PixelConstraint(m.misfit, m.descent, transposed).error(x0, 1.0)
+    forward = PixelConstraint(m, decode, EncoderDifference(decode, encode, 0.005)).update(x0, 1.0).e
+    gradient = PixelConstraint(m, decode, decoder_vjp).update(x0, 1.0).e
     assert torch.allclose(unit_max(forward), unit_max(gradient), atol=1e-9)
 
 
@@ -104,13 +110,12 @@ def test_noise_is_not_fitted(way):
     m = measured("area", picture().expand(3, -1, -1, -1))
     off = torch.tensor([0.03, 0.015, 0.0], dtype=torch.float64)
     x0 = encode(picture() + off.reshape(3, 1, 1, 1))
-    pull = EncoderDifference(decode, encode, 0.005) if way == "forward" else transposed
-    lift = m.correction if way == "forward" else m.descent
-    wish = PixelConstraint(m.misfit, lift, pull, noise=0.02).wish(x0, 1.0)
-    assert torch.allclose(wish.residual, off, atol=1e-12)
-    assert (wish.e.abs().flatten(1).amax(1) > 0).tolist() == [True, False, False]
+    to_latent = EncoderDifference(decode, encode, 0.005) if way == "forward" else decoder_vjp
+    update = PixelConstraint(m, decode, to_latent, noise=0.02).update(x0, 1.0)
+    assert torch.allclose(update.residual, off, atol=1e-12)
+    assert (update.e.abs().flatten(1).amax(1) > 0).tolist() == [True, False, False]
     if way == "forward":  # down to the noise level, no further
-        left = m.misfit(decode(x0 + wish.e)).square().mean((1, 2, 3)).sqrt()
+        left = m.data_residual(decode(x0 + update.e)).square().mean((1, 2, 3)).sqrt()
         assert torch.allclose(left, torch.tensor([0.02, 0.015, 0.0], dtype=torch.float64), atol=1e-12)
 
 
@@ -118,22 +123,22 @@ def test_the_perturbation_is_of_its_size_and_a_samples_own():
     """Two runs are alike, a batch of two is two batches of one, and every look is from elsewhere."""
     looked = []
 
-    def pull(x0, wish):
+    def to_latent(x0, residual, m):
         looked.append(x0)
         return x0
 
     x0 = torch.zeros(2, 4, 64, 64)
     for batch in (x0, x0[:1]):
-        shaken = perturbed(pull, 0.1, len(batch))
+        shaken = perturbed(to_latent, 0.1, sample_generators(0, len(batch), offset=2))
         for _ in range(2):
-            shaken(batch, lambda p: p)
+            shaken(batch, lambda p: p, Identity())
     assert looked[0].std().item() == pytest.approx(0.1, rel=0.05)
     assert not torch.allclose(looked[0], looked[1], atol=0.01)
     assert torch.equal(looked[0][:1], looked[2]) and torch.equal(looked[1][:1], looked[3])
     assert not torch.allclose(looked[0][0], looked[0][1], atol=0.01)
 
 
-def test_small_wishes_are_lengthened_for_the_encoder():
+def test_small_changes_are_lengthened_for_the_encoder():
     seen = []
 
     def watched(p):
@@ -141,26 +146,26 @@ def test_small_wishes_are_lengthened_for_the_encoder():
         return encode(p)
 
     x0 = noise(2, 3, SIZE, SIZE)
-    wish = torch.zeros(2, 3, SIZE, SIZE, dtype=torch.float64)
-    wish[0, 0, 0, 0], wish[1, 0, 0, 0] = 1e-4, 0.5
-    e = EncoderDifference(decode, watched, 0.1)(x0, lambda p: wish)
+    change = torch.zeros(2, 3, SIZE, SIZE, dtype=torch.float64)
+    change[0, 0, 0, 0], change[1, 0, 0, 0] = 1e-4, 0.5
+    e = EncoderDifference(decode, watched, 0.1)(x0, lambda p: change, Identity())
     longest = (seen[0] - seen[1]).abs().flatten(1).amax(1)
     assert torch.allclose(longest, torch.tensor([0.1, 0.5], dtype=torch.float64))
-    assert torch.allclose(decode(x0 + e) - decode(x0), wish, atol=1e-12)  # and e shortened in turn
+    assert torch.allclose(decode(x0 + e) - decode(x0), change, atol=1e-12)  # and e shortened in turn
 
 
 def test_an_estimate_moved_by_the_whole_e_ends_on_the_measurement():
     """Carried along J e alone it comes near."""
     prior = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
-    m = Measured(Resample.by_factor((4, 4), 2, "area"), torch.zeros(1, 1, 4, 4))
-    pull = EncoderDifference(lambda t: t, lambda t: t, 0.005)
+    m = LinearMeasurement(Resample.by_factor((4, 4), 2, "area"), torch.zeros(1, 1, 4, 4))
+    to_latent = EncoderDifference(identity, identity, 0.005)
     left = {}
     for whole in (False, True):
-        constraint = PixelConstraint(m.misfit, m.correction, pull)
-        constraint = Along(constraint, constraint) if whole else constraint
+        constraint = PixelConstraint(m, identity, to_latent)
+        constraint = SplitUpdate(constraint, constraint) if whole else constraint
         x = analytic.start_noise(8, 3, analytic.LEVELS[0])
         out = sample_constrained(prior.denoiser(), x, analytic.LEVELS, constraint, NewtonSettings(), 0.005)
-        left[whole] = residual(m.misfit(out)).mean().item()
+        left[whole] = rms(m.data_residual(out)).mean().item()
     print(f"\nrms left by whole: {left}")
     assert left[True] < 1e-6 < left[False]
 
@@ -170,16 +175,16 @@ def test_in_a_sum_the_measurement_still_holds_and_the_other_term_acts():
     prior = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
     truth, operator, half = prior.draw(1, 12), Resample.by_factor((4, 4), 2, "area"), torch.zeros(1, 1, 8, 8)
     half[..., :4] = 1
-    m, mask = Measured(operator, operator.A(truth)), LatentMask(truth.expand(8, -1, -1, -1), half)
-    pull = EncoderDifference(lambda t: t, lambda t: t, 0.005)
+    m, mask = LinearMeasurement(operator, operator.A(truth)), LatentMask(truth.expand(8, -1, -1, -1), half)
+    to_latent = EncoderDifference(identity, identity, 0.005)
 
     def run(whole, *others):
-        pixels = PixelConstraint(m.misfit, m.correction, pull)
-        pixels = Along(pixels, pixels) if whole else pixels
+        pixels = PixelConstraint(m, identity, to_latent)
+        pixels = SplitUpdate(pixels, pixels) if whole else pixels
         both = WeightedSum((Term(pixels), *map(Term, others)))
         x = analytic.start_noise(8, 3, analytic.LEVELS[0])
         out = sample_constrained(prior.denoiser(), x, analytic.LEVELS, both, NewtonSettings(), 0.005)
-        return residual(m.misfit(out)).mean().item(), residual(mask.error(out, 0.0)).mean().item()
+        return rms(m.data_residual(out)).mean().item(), mask.residual(out, 0.0).mean().item()
 
     alone, joint, kept = run(True), run(False, mask), run(True, mask)
     print(f"\nleft of measurement and mask: alone {alone}, joint {joint}, kept {kept}")
@@ -194,15 +199,15 @@ def test_back_projection_is_consistent_below_half_a_level(name):
     closed = back_project(m, picture(seed=2))
     assert closed.min() >= 0 and closed.max() <= 1
     saved = (255 * closed).round() / 255
-    assert 255 * m.misfit(saved).abs().mean() < 0.5 < 255 * m.misfit(picture(seed=2)).abs().mean()
+    assert 255 * m.data_residual(saved).abs().mean() < 0.5 < 255 * m.data_residual(picture(seed=2)).abs().mean()
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_back_projection_never_leaves_more(name):
     """Even where no picture satisfies y: a sharp one given as blurred or shrunk, brighter than white."""
-    impossible = Measured(OPERATORS[name], 1.5 * noise(*OPERATORS[name].A(picture()).shape, seed=4))
+    impossible = LinearMeasurement(OPERATORS[name], 1.5 * noise(*OPERATORS[name].A(picture()).shape, seed=4))
     start = picture(seed=2)
-    left = [impossible.misfit(back_project(impossible, start, rounds=k)).norm().item() for k in (0, 1, 4, 16)]
+    left = [impossible.data_residual(back_project(impossible, start, rounds=k)).norm().item() for k in (0, 1, 4, 16)]
     assert left == sorted(left, reverse=True) and left[-1] < 0.99 * left[0]
 
 
@@ -214,15 +219,13 @@ def test_back_projection_stops_at_the_noise(name, sigma):
     m = measured(name, truth, sigma)
     kept, exact = back_project(m, truth, sigma), back_project(m, truth)
     start = back_project(m, picture(seed=2), sigma)
-    assert residual(m.misfit(start)).item() == pytest.approx(sigma, rel=0.02)
+    assert rms(m.data_residual(start)).item() == pytest.approx(sigma, rel=0.02)
     assert (kept - truth).norm() < 0.5 * (exact - truth).norm()
 
 
 def test_a_target_is_reached():
-    posterised = Target(lambda p: (4 * p).round() / 4)
+    posterised = FixedPoint(lambda p: (4 * p).round() / 4)
     closed = back_project(posterised, picture())
-    assert posterised.misfit(closed).abs().max() == 0
-    wish = PixelConstraint(posterised.misfit, posterised.correction, EncoderDifference(decode, encode, 1e-6)).wish(
-        encode(picture()), 1.0
-    )
-    assert wish.residual.item() == pytest.approx(posterised.misfit(picture()).square().mean().sqrt().item())
+    assert posterised.data_residual(closed).abs().max() == 0
+    update = PixelConstraint(posterised, decode, EncoderDifference(decode, encode, 1e-6)).update(encode(picture()), 1.0)
+    assert update.residual.item() == pytest.approx(posterised.data_residual(picture()).square().mean().sqrt().item())

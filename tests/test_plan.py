@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 import pickle
 from collections import Counter
 from dataclasses import replace
@@ -22,8 +23,8 @@ from newton_pack.sampler import (
     levels_of,
 )
 from newton_pack.sampler import sample_constrained as sample
-from newton_pack.sampler.constraint import residual
-from newton_pack.sampler.plan import allocate
+from newton_pack.sampler.operators.mask import masked_rms
+from newton_pack.sampler.plan import MIDDLE, allocate
 
 PRIOR = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
 TRUTH = PRIOR.draw(1, seed=7)
@@ -79,6 +80,13 @@ def test_a_larger_budget_comes_closer_to_the_constraint():
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.5 * errors[0]
 
 
+def test_what_is_over_goes_first_to_the_level_whose_noise_is_nearest_to_the_signal_times_1_4():
+    levels = levels_of(LEVELS[:-1], analytic.exploding)
+    chosen = [i for i in range(20) if allocate(1, 1, [levels[i], *levels[:i], *levels[i + 1 :]])]
+    distance = [abs(math.log(level.sigma / 1.37)) for level in levels]
+    assert chosen == [distance.index(min(distance))] and pytest.approx(math.atan(1.37), abs=1e-3) == MIDDLE
+
+
 @pytest.mark.parametrize("steps", range(0, 61, 7))
 def test_every_step_is_shared_out_evenly(steps):
     left, shares = steps, []
@@ -100,7 +108,7 @@ def test_a_target_spares_exactly_the_samples_that_reached_it():
     out, calls, told = run(settings, x=x)
     steps = [t["steps"] for t in told]
     for s in steps:
-        assert torch.equal(s.length > 0, (s.residual > 0.4) & torch.tensor(s.taken > 0))
+        assert torch.equal(s.length > 0, (s.residual[0] > 0.4) & torch.tensor(s.taken > 0))
         assert s.taken == int((s.residual > 0.4).any())
         assert s.stop == ("iterations" if s.taken else "target")
     assert calls == 20 + sum(s.taken for s in steps)
@@ -168,24 +176,29 @@ def test_the_real_step_length_is_that_of_the_exact_jacobian(scales):
     assert torch.allclose(moved.abs().amax((1, 2, 3)), torch.tensor(0.5 * scales(sigma).nu).double())
 
 
-def test_residual_counts_the_elements_that_are_spoken_of():
+def test_residual_counts_the_elements_that_are_known():
     e = torch.zeros(2, 1, 2, 2)
     e[0, 0, 0, 0] = -3
-    assert residual(e).tolist() == [3, 0]
-    # A sum has the largest residual of its active terms; one term is itself.
+    assert masked_rms(e).tolist() == [3, 0]
+
+
+def test_each_term_of_a_sum_keeps_its_own_residual():
     x0 = torch.zeros(1, *analytic.SHAPE)
     near = LatentMask(0.01 * TRUTH, WEIGHTS)
     both = WeightedSum((Term(CONSTRAINT, 0.5), Term(near)))
-    assert torch.allclose(both.wish(x0, 1.0).residual, residual(CONSTRAINT.error(x0, 1.0)))
+    expected = torch.stack([CONSTRAINT.residual(x0, 1.0), near.residual(x0, 1.0)])
+    assert torch.equal(both.update(x0, 1.0).residual, expected) and torch.equal(both.residual(x0, 1.0), expected)
     alone = WeightedSum((Term(CONSTRAINT, 0.5), Term(near, weight=0.0)))
-    assert torch.allclose(alone.error(x0, 1.0), CONSTRAINT.error(x0, 1.0))
+    assert torch.equal(alone.update(x0, 1.0).e, CONSTRAINT.update(x0, 1.0).e)
+    assert torch.equal(alone.update(x0, 1.0).residual.isnan(), torch.tensor([[False], [True]]))
 
 
 def recorded(settings, batch=3, constraint=CONSTRAINT):
     x = analytic.start_noise(batch, 1000, LEVELS[0])
-    recorder, denoise = Recorder(20, x), PRIOR.denoiser()
-    out = sample(denoise, x, LEVELS, constraint, settings, delta=0.005, callback=recorder.level)
-    return out, recorder.report(constraint, calls=denoise.calls, network_evals=0, target=settings.residual_target)
+    plan = Plan(constraint, settings, levels_of(LEVELS, analytic.exploding))
+    recorder, denoise = Recorder(plan, x), PRIOR.denoiser()
+    out = sample(denoise, x, LEVELS, constraint, settings, delta=0.005, callback=recorder.level, plan=plan)
+    return out, recorder.report(calls=denoise.calls, network_evals=0, target=settings.residual_target)
 
 
 def test_report_holds_plain_numbers_of_what_happened():
@@ -195,10 +208,10 @@ def test_report_holds_plain_numbers_of_what_happened():
     assert report.calls == calls == 20 + sum(level.corrections for level in report.levels)
     for level, t in zip(report.levels, told, strict=True):
         assert level.sigma == t["sigma"] and level.corrections == t["steps"].taken and level.stop == t["steps"].stop
-        assert level.residual == pytest.approx(t["steps"].residual.tolist())
+        assert level.residual[0] == pytest.approx(t["steps"].residual[0].tolist())
         assert level.length == pytest.approx(t["steps"].length.tolist())
     final = ((WEIGHTS * (out - TRUTH)).square().sum((1, 2, 3)) / WEIGHTS.sum()).sqrt()
-    assert report.residual == pytest.approx(final.tolist(), rel=1e-4)
+    assert report.residual[0] == pytest.approx(final.tolist(), rel=1e-4)
     assert report.seconds > 0 and b"torch" not in pickle.dumps(report)
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.calls = 0
@@ -231,8 +244,9 @@ def on_meta(settings, callback=lambda info: None):
 
 @pytest.mark.parametrize("settings", [FAST, PAPER, replace(FAST, max_calls=30)], ids=["fast", "paper", "budget"])
 def test_the_host_never_waits_for_the_device(settings):
-    recorder = Recorder(20, torch.empty(2, device="meta"))
-    assert on_meta(settings, recorder.level) == planned(settings)
+    plan = Plan(CONSTRAINT, settings, levels_of(LEVELS, analytic.exploding))
+    recorder = Recorder(plan, torch.empty(2, device="meta"))
+    assert on_meta(settings, recorder.level) == plan.total
 
 
 def test_only_a_residual_target_waits_for_the_device():
@@ -252,7 +266,7 @@ def tensors_at_each_level(keep=None):
         counts.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
 
     x = analytic.start_noise(2, 1000, LEVELS[0])
-    recorder = Recorder(20, x)
+    recorder = Recorder(Plan(CONSTRAINT, FAST, levels_of(LEVELS, analytic.exploding)), x)
     sample(PRIOR.denoiser(), x, LEVELS, CONSTRAINT, FAST, delta=0.005, callback=level)
     return counts
 

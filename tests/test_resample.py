@@ -49,5 +49,5 @@ def test_factor_is_a_size():
 def test_a_smooth_inverse_has_no_blocks():
     """A step of brightness: the pseudo-inverse of area averaging jumps from cell to cell, the smooth inverse rises."""
     y = torch.tensor([0.2, 0.2, 0.2, 0.8, 0.8, 0.8], dtype=torch.float64).expand(1, 1, 6, 6)
-    jump = [Resample.by_factor((6, 6), 8, smooth=s).pinv(y).diff(dim=-1).abs().max() for s in (False, True)]
+    jump = [Resample.by_factor((6, 6), 8, smooth=s).A_dagger(y).diff(dim=-1).abs().max() for s in (False, True)]
     assert jump[0] == pytest.approx(0.6) and jump[1] < 0.2

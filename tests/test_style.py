@@ -18,9 +18,9 @@ def pictures(count, seed, size=12, dtype=torch.float64):
     return torch.rand(count, 3, size, size, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def constraint(normalisation="none", pull=None, count=1):
+def constraint(normalisation="none", to_latent=None, count=1):
     reference = reference_gram(features, pictures(count, 1), normalisation)
-    return StyleConstraint(features, reference, pull and pull.decode, pull, normalisation)
+    return StyleConstraint(features, reference, to_latent and to_latent.decode, to_latent, normalisation)
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
@@ -41,12 +41,12 @@ def test_what_the_normalisations_leave_out():
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-def test_the_wish_is_the_steepest_descent(normalisation):
+def test_the_descent_is_the_steepest(normalisation):
     style, given = constraint(normalisation), pictures(2, 5)
-    _, wish = style.descent(given)
+    _, down = style.descent(given)
     d = torch.randn(given.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     numerical = (style.distance(given + 1e-6 * d) - style.distance(given - 1e-6 * d)) / 2e-6
-    assert torch.allclose(-(wish * d).flatten(1).sum(1), numerical, rtol=1e-6)
+    assert torch.allclose(-(down * d).flatten(1).sum(1), numerical, rtol=1e-6)
 
 
 def test_the_reference_itself_is_left_alone():
@@ -75,18 +75,18 @@ def test_the_direction_in_the_latent_lowers_the_distance():
     def codec(t):
         return 1 - t
 
-    style = constraint(pull=EncoderDifference(codec, codec, 0.005))
+    style = constraint(to_latent=EncoderDifference(codec, codec, 0.005))
     x0 = pictures(2, 4)
-    wish = style.wish(x0, 1.0)
-    before, after = style.distance(codec(x0)), style.distance(codec(x0 + 0.02 * unit_max(wish.e)))
+    update = style.update(x0, 1.0)
+    before, after = style.distance(codec(x0)), style.distance(codec(x0 + 0.02 * unit_max(update.e)))
     assert (after < before).all()
-    assert torch.allclose(wish.residual, before) and wish.movement is None
+    assert torch.allclose(update.residual, before) and update.x0_step is None
 
 
 def test_it_works_under_inference_mode():
     """The host runs everything so."""
     with torch.inference_mode():
-        style = constraint(pull=EncoderDifference(lambda t: t, lambda t: t, 0.005))
-        e = style.error(pictures(1, 4), 1.0)
-    outside = constraint(pull=EncoderDifference(lambda t: t, lambda t: t, 0.005)).error(pictures(1, 4), 1.0)
+        style = constraint(to_latent=EncoderDifference(lambda t: t, lambda t: t, 0.005))
+        e = style.update(pictures(1, 4), 1.0).e
+    outside = constraint(to_latent=EncoderDifference(lambda t: t, lambda t: t, 0.005)).update(pictures(1, 4), 1.0).e
     assert torch.allclose(e, outside)

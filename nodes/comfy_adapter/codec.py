@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import comfy.model_management
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from ...sampler import tiled
+from ...sampler import Measurement, tiled
 
 Map = Callable[[Tensor], Tensor]
 
@@ -104,30 +104,43 @@ class PixelCodec:
 
         return self.process_in(self.over_tiles(one, picture, self.ratio, 1))
 
-    def pull_back(self, x0: Tensor, wish: Map) -> Tensor:
-        """The unclamped decoder's transposed Jacobian at x0 times wish(Dec(x0)), by autograd.
+    def decoder_vjp(self, x0: Tensor, residual: Map, measurement: Measurement) -> Tensor:
+        """The vector-Jacobian product of the unclamped decoder at x0 with A* r, r = residual(Dec(x0)), by autograd.
 
         Raises:
             ValueError: there is not enough memory.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            comfy.model_management.load_models_gpu([self.vae.patcher])
-            decode = differentiable_decoder(self.vae)
-            self.make_room(decode, x0)
+            decode = self.differentiable_decoder
+            self.make_room(x0)
             z = x0.clone().requires_grad_()
             if self.cells(z, 1) < max(z.shape[-2:]):
                 # One tile at a time keeps what its gradient needs, for another forward pass.
                 decode = partial(checkpoint, decode, use_reentrant=False)
             picture = self.over_tiles(decode, self.process_out(z), 1, self.ratio)
-            return torch.autograd.grad(picture, z, wish(picture.detach()))[0]
+            return torch.autograd.grad(picture, z, measurement.A_adjoint(residual(picture.detach())))[0]
 
-    def make_room(self, decode: Map, x0: Tensor) -> None:
+    @cached_property
+    def differentiable_decoder(self) -> Map:
+        """Copies of the weights are kept for the run that this codec belongs to."""
+        comfy.model_management.load_models_gpu([self.vae.patcher])
+        return differentiable_decoder(self.vae)
+
+    @cached_property
+    def gradient_bytes(self) -> float:
+        """Bytes that the gradient of one picture takes at most, per latent cell."""
+        few, more = (
+            kept_for_gradient(self.differentiable_decoder, torch.zeros(1, self.vae.latent_channels, n, n))
+            for n in (4, 8)
+        )
+        return GRADIENT_PEAK * (more - few) / (8**2 - 4**2)
+
+    def make_room(self, x0: Tensor) -> None:
         """Free what a tile's gradient takes, as measured on small latents, and the whole picture that it is put in."""
-        batch, channels, *shape = x0.shape
+        batch, _, *shape = x0.shape
         cells = self.cells(x0, 1)
         height, width = (min(n, cells) for n in shape)
-        few, more = (kept_for_gradient(decode, x0.new_zeros(1, channels, n, n)) for n in (4, 8))
-        tile = GRADIENT_PEAK * (more - few) / (8**2 - 4**2) * height * width
+        tile = self.gradient_bytes * height * width
         needed = batch * (tile + CANVASES * 3 * 4 * self.ratio**2 * shape[0] * shape[1])
         comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=needed)
         free = comfy.model_management.get_free_memory(self.vae.device)

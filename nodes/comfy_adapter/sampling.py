@@ -34,7 +34,12 @@ log = logging.getLogger("newton_constrained_sampling")
 
 
 def bind_constraint(
-    constraint: ConstraintSpec | None, model_k: Any, x: Tensor, mask: Tensor | None, model_options: dict[str, Any]
+    constraint: ConstraintSpec | None,
+    model_k: Any,
+    x: Tensor,
+    mask: Tensor | None,
+    model_options: dict[str, Any],
+    seed: int,
 ) -> Constraint:
     """The constraint in the sampler's coordinates; without one, the host's mask and latent become it."""
     base = model_k.inner_model.inner_model
@@ -42,7 +47,7 @@ def bind_constraint(
     if constraint is not None:
         to_sigma = base.model_sampling.percent_to_sigma
         return constraint.bind(
-            LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma, weights_at)
+            LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma, seed, weights_at)
         )
     if mask is None:
         return WeightedSum(())
@@ -116,19 +121,21 @@ def newton_function(
     """
     check_latent(x.shape, model_k.inner_model.inner_model.latent_format)
     options = extra_args["model_options"]
-    bound = bind_constraint(constraint, model_k, x, extra_args["denoise_mask"], options)
+    seed = extra_args.get("seed") or 0
+    bound = bind_constraint(constraint, model_k, x, extra_args["denoise_mask"], options, seed)
     if bound == WeightedSum(()):
         if driver is not None:
             return driver(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
     else:
         options = without_step_caches(options)
     memory, evaluations, conditional = GuidanceMemory(options), Evaluations(), Conditional()
-    base, seed, levels = model_k.inner_model.inner_model, extra_args.get("seed") or 0, sigmas.tolist()
+    base, levels = model_k.inner_model.inner_model, sigmas.tolist()
     extra_args = extra_args | {"denoise_mask": None, "model_options": conditional.watch(evaluations.watch(options))}
     delta = settings.delta_for(base.manual_cast_dtype or base.get_dtype())
-    recorder, driven = Recorder(len(levels) - 1, x), driver_calls * sum(sigma > 0 for sigma in levels[1:])
+    driven = driver_calls * sum(sigma > 0 for sigma in levels[1:])
     scales, calls = measured_scales(base.model_sampling), 0
     plan = Plan(bound, settings, levels_of(levels, scales), driven)
+    recorder = Recorder(plan, x)
 
     def call(x: Tensor, sigma: Tensor, options: dict[str, Any]) -> Tensor:
         nonlocal calls
@@ -164,7 +171,7 @@ def newton_function(
     with tqdm(total=plan.total, disable=disable, unit="call") as bar:
         out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, advance, driven, level_done, plan)
     evals = evaluations.pictures // len(x)
-    report = recorder.report(bound, calls=calls, network_evals=evals, target=settings.residual_target)
+    report = recorder.report(calls=calls, network_evals=evals, target=settings.residual_target)
     log.info("Newton constrained sampling: %s", report.summary())
     if on_report is not None:
         on_report(report)

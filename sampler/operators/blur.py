@@ -2,7 +2,7 @@
 
 Boundary: A keeps the pixels whose blur lies wholly inside the picture ("valid"), because what a camera smeared in
 from outside is unknown. Measured on four photographs blurred beyond their frame and rounded to 8 bits, cut-off .05,
-mean change of the *true* picture I under I + pinv(y − A I), in levels:
+mean change of the *true* picture I under I + A_dagger(y − A I), in levels:
 
     kernel                      wrap-around   mirrored   valid
     Gaussian of 2 pixels                7.5        1.0     .65
@@ -15,12 +15,12 @@ otherwise left to the model.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from .linear import computed
+from .linear import computed, on_device
 
 
 def gaussian_kernel(sigma: float) -> Tensor:
@@ -53,27 +53,30 @@ def shared_out(position: Tensor) -> Tensor:
 class Blur:
     """Convolves (B, C, ..., H, W) with a kernel (n, m) to (B, C, ..., H - n + 1, W - m + 1).
 
-    pinv is a truncated inverse on the torus: the missing frame of y is filled by smooth steps between opposite edges,
-    then every frequency is divided by the kernel's response, or dropped where that is below the cut-off. If none is
-    dropped, A pinv A = A exactly, though pinv(y) is not the smallest such picture, for its frame follows the fill.
-    Otherwise |A pinv(A x) - A x| is about cutoff |x|: for white noise x .1 to .8 of that at cutoff .05, for the worst
+    A_dagger is a truncated inverse on the torus: the missing frame of y is filled by smooth steps between opposite
+    edges, then every frequency is divided by the kernel's response, or dropped where that is below the cut-off. If
+    none is dropped, A A+ A = A exactly, though A+ y is not the smallest such picture, for its frame follows the fill.
+    Otherwise |A A+ A x - A x| is about cutoff |x|: for white noise x .1 to .8 of that at cutoff .05, for the worst
     picture up to 6 times (16×16 to 31×40 pixels); on photographs .2 to .5 % of |A x|. Noise in y grows by about
     1 / cutoff at most.
 
     Attributes:
-        kernel: (n, m), n and m odd, sum above 0; used divided by its sum, so that brightness is kept.
+        kernel: (n, m), n and m odd, of sum 1.
         cutoff: smallest response still inverted, in (0, 1); a flat picture has response 1.
+        responses: of the kernel, by size and precision of the pictures seen so far.
     """
 
     kernel: Tensor
-    cutoff: float = 0.05
+    cutoff: float
+    responses: dict = field(default_factory=dict, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        check_kernel(self.kernel)
-        if not 0 < self.cutoff < 1:
-            raise ValueError(
-                f"cutoff: {self.cutoff} is not between 0 and 1; .05 suits 8-bit pictures, noise needs more."
-            )
+    @classmethod
+    def of(cls, kernel: Tensor, cutoff: float = 0.05) -> "Blur":
+        """By a kernel of odd height and width and a sum above 0, divided by it, so that brightness is kept."""
+        check_kernel(kernel)
+        if not 0 < cutoff < 1:
+            raise ValueError(f"cutoff: {cutoff} is not between 0 and 1; .05 suits 8-bit pictures, noise needs more.")
+        return cls(kernel.double() / kernel.double().sum(), cutoff)
 
     @property
     def frame(self) -> tuple[int, int]:
@@ -98,27 +101,33 @@ class Blur:
 
     def response(self, x: Tensor) -> Tensor:
         """Transfer function of the kernel for pictures of the size of `x`, (H, W // 2 + 1), complex."""
-        spread = x.new_zeros(x.shape[-2:])
-        n, m = self.kernel.shape
-        spread[:n, :m] = (self.kernel.double() / self.kernel.double().sum()).to(x.dtype).to(x.device)
-        return torch.fft.rfft2(spread.roll((-(n // 2), -(m // 2)), (0, 1)))
+        key = (x.shape[-2:], x.dtype, x.device)
+        if key not in self.responses:
+            spread = x.new_zeros(x.shape[-2:])
+            n, m = self.kernel.shape
+            spread[:n, :m] = self.kernel.to(x)
+            self.responses[key] = torch.fft.rfft2(spread.roll((-(n // 2), -(m // 2)), (0, 1)))
+        return self.responses[key]
 
     def A(self, image: Tensor) -> Tensor:
         self.check_size(image)
         x = computed(image)
         return self.measured(filtered(x, self.response(x))).to(image.dtype)
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def A_adjoint(self, y: Tensor) -> Tensor:
         p, q = self.frame
         x = torch.nn.functional.pad(computed(y), (q, q, p, p))
         return filtered(x, self.response(x).conj()).to(y.dtype)
 
-    def pinv(self, y: Tensor) -> Tensor:
+    def A_dagger(self, y: Tensor) -> Tensor:
         p, q = self.frame
         x = bridged(bridged(computed(y), p, -2), q, -1)
         response = self.response(x)
         kept = response.abs() >= self.cutoff
         return filtered(x, torch.where(kept, 1 / torch.where(kept, response, 1), 0)).to(y.dtype)
+
+    def to(self, device: torch.device) -> "Blur":
+        return replace(on_device(self, device), responses={})  # those of one run go with it
 
 
 def check_kernel(kernel: Tensor) -> None:

@@ -1,6 +1,7 @@
 """What a measurement operator is: y = A x, with its adjoint and a pseudo-inverse. Names as in deepinv."""
 
-from typing import Protocol
+from dataclasses import fields, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,20 +12,31 @@ class LinearOperator(Protocol):
 
     Channels are dimension 1, the last two dimensions are spatial, anything between them (video frames) is a batch.
     Any value range; single and double precision are kept, half precision is computed in single and returned in half.
-    Pictures and measurements may be on any device; the tensors that define an operator stay on the CPU.
+    The tensors that define an operator are made on the CPU in double precision; `to` gives an operator whose tensors
+    are where the pictures are, for one run.
     """
 
     def A(self, image: Tensor) -> Tensor:
         """The measurement of `image`."""
         ...
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def A_adjoint(self, y: Tensor) -> Tensor:
         """A* with <A x, y> = <x, A* y>, in the shape of the picture."""
         ...
 
-    def pinv(self, y: Tensor) -> Tensor:
-        """A picture that measures as `y`: A pinv(A x) = A x, exactly or up to the cut-off the operator states."""
+    def A_dagger(self, y: Tensor) -> Tensor:
+        """A picture that measures as `y`: A A_dagger(A x) = A x, exactly or up to the cut-off the operator states."""
         ...
+
+    def to(self, device: torch.device) -> "LinearOperator":
+        """The same on a device, in single precision: not every device has double."""
+        ...
+
+
+def on_device(operator: Any, device: torch.device) -> Any:
+    """A copy of an operator, a dataclass, with its tensors in single precision on a device."""
+    tensors = {f.name: t for f in fields(operator) if isinstance(t := getattr(operator, f.name), Tensor)}
+    return replace(operator, **{name: t.float().to(device) for name, t in tensors.items()})  # precision first
 
 
 def computed(image: Tensor) -> Tensor:

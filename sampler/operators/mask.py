@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..constraint import Update
+
 
 def known_weights(mask: Tensor, height: int, width: int, erode: int = 0, partial: bool = False) -> Tensor:
     """Weights W of latent cells, (B, 1, height, width), from a pixel mask.
@@ -62,9 +64,15 @@ def interpolated_weights(mask: Tensor) -> Tensor:
     return torch.where(mask == 0, 1.0, 1 - largest)
 
 
+def masked_rms(e: Tensor) -> Tensor:
+    """Root mean square of each sample over the elements that are not 0, (B,)."""
+    spoken = (e != 0).flatten(1).sum(1).clamp(min=1)
+    return (e.square().flatten(1).sum(1) / spoken).sqrt()
+
+
 @dataclass(frozen=True)
 class LatentMask:
-    """e = W (y - x0).
+    """e = W (y - x0); the residual is its rms over known elements, in units of the latent.
 
     Attributes:
         y: known clean latent, broadcastable to x0 (B, C, ..., H, W).
@@ -75,9 +83,17 @@ class LatentMask:
     y: Tensor
     weights: Tensor
     weights_at: Callable[[Tensor, float], Tensor] | None = None
+    unit = "rms in the latent"
 
     def weights_now(self, sigma: float) -> Tensor:
         return self.weights if self.weights_at is None else self.weights_at(self.weights, sigma)
 
     def error(self, x0: Tensor, sigma: float) -> Tensor:
         return self.weights_now(sigma) * (self.y - x0)
+
+    def update(self, x0: Tensor, sigma: float) -> Update:
+        e = self.error(x0, sigma)
+        return Update(e, masked_rms(e))
+
+    def residual(self, x0: Tensor, sigma: float) -> Tensor:
+        return masked_rms(self.error(x0, sigma))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .linear import computed
+from .linear import computed, on_device
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,15 @@ class PixelMask:
 
     known: Tensor
 
-    def __post_init__(self) -> None:
-        if not ((self.known == 0) | (self.known == 1)).all():
+    @classmethod
+    def of(cls, known: Tensor) -> "PixelMask":
+        """From a mask of 0 and 1."""
+        if not ((known == 0) | (known == 1)).all():
             raise ValueError(
                 "known: the mask has values other than 0 and 1, which makes no pixel known for certain; "
                 "threshold it, or use a latent mask for soft weights."
             )
+        return cls(known)
 
     def A(self, image: Tensor) -> Tensor:
         computed(image)
@@ -38,8 +41,11 @@ class PixelMask:
             )
         return image * self.known.to(image)
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def A_adjoint(self, y: Tensor) -> Tensor:
         return self.A(y)
 
-    def pinv(self, y: Tensor) -> Tensor:
+    def A_dagger(self, y: Tensor) -> Tensor:
         return self.A(y)
+
+    def to(self, device: torch.device) -> "PixelMask":
+        return on_device(self, device)

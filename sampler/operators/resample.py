@@ -8,12 +8,11 @@ it is not linear: on photographs .06 and .2 % of the values are more than a leve
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .linear import computed
+from .linear import computed, on_device
 
 
 def box(t: Tensor) -> Tensor:
@@ -74,22 +73,20 @@ def check_sizes(low: tuple[int, int], high: tuple[int, int], method: str) -> Non
 
 @dataclass(frozen=True)
 class Resample:
-    """Shrinks (B, C, ..., H, W) to (B, C, ..., h, w); pinv is the exact pseudo-inverse, or a smoother right inverse.
+    """Shrinks (B, C, ..., H, W) to (B, C, ..., h, w); A_dagger is the pseudo-inverse, or a smoother right inverse.
 
     A is separable, so its pseudo-inverse is the product of those of the axes. Every filter here has independent rows
     (condition number per axis below 1.6 from factor 1.5 on, 11 for 500 of 501 pixels).
 
     Attributes:
-        rows: (h, H) in double precision, cast to the image's precision when applied.
-        columns: (w, W), likewise.
-        rows_span, columns_span: pinv's pictures are combinations of these rows; `rows` and `columns` themselves give
-            the pseudo-inverse.
+        rows, columns: (h, H) and (w, W).
+        rows_inverse, columns_inverse: (H, h) and (W, w).
     """
 
     rows: Tensor
     columns: Tensor
-    rows_span: Tensor
-    columns_span: Tensor
+    rows_inverse: Tensor
+    columns_inverse: Tensor
 
     @classmethod
     def between(
@@ -98,13 +95,13 @@ class Resample:
         """From size `high` = (H, W) to `low` = (h, w) by "area", "bicubic" or "lanczos".
 
         Args:
-            smooth: pinv enlarges "area" bicubically, then corrects the means; the pseudo-inverse's blocks show.
+            smooth: A_dagger enlarges "area" bicubically, then corrects the means; the pseudo-inverse's blocks show.
         """
         check_sizes(low, high, method)
         matrices = [axis_matrix(a, b, method) for a, b in zip(low, high, strict=True)]
-        if not (smooth and method == "area"):
-            return cls(*matrices, *matrices)
-        return cls(*matrices, *(axis_matrix(a, b, "bicubic") for a, b in zip(low, high, strict=True)))
+        span = "bicubic" if smooth and method == "area" else method
+        spans = [axis_matrix(a, b, span) for a, b in zip(low, high, strict=True)]
+        return cls(*matrices, *map(right_inverse, matrices, spans))
 
     @classmethod
     def by_factor(cls, low: tuple[int, int], factor: int, method: str = "area", smooth: bool = False) -> "Resample":
@@ -115,22 +112,17 @@ class Resample:
             )
         return cls.between(low, (low[0] * int(factor), low[1] * int(factor)), method, smooth)
 
-    @cached_property
-    def rows_pinv(self) -> Tensor:
-        return right_inverse(self.rows, self.rows_span)
-
-    @cached_property
-    def columns_pinv(self) -> Tensor:
-        return right_inverse(self.columns, self.columns_span)
-
     def A(self, image: Tensor) -> Tensor:
         return along_axes(self.rows, self.columns, image)
 
-    def adjoint(self, y: Tensor) -> Tensor:
+    def A_adjoint(self, y: Tensor) -> Tensor:
         return along_axes(self.rows.T, self.columns.T, y)
 
-    def pinv(self, y: Tensor) -> Tensor:
-        return along_axes(self.rows_pinv, self.columns_pinv, y)
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return along_axes(self.rows_inverse, self.columns_inverse, y)
+
+    def to(self, device: torch.device) -> "Resample":
+        return on_device(self, device)
 
 
 def along_axes(rows: Tensor, columns: Tensor, image: Tensor) -> Tensor:
@@ -142,6 +134,4 @@ def along_axes(rows: Tensor, columns: Tensor, image: Tensor) -> Tensor:
             "for which this operator was made; make one for this size."
         )
     x = computed(image)
-    # Precision first: not every device has double precision.
-    rows, columns = (m.to(x.dtype).to(x.device) for m in (rows, columns))
-    return (rows @ x @ columns.T).to(image.dtype)
+    return (rows.to(x) @ x @ columns.to(x).T).to(image.dtype)
