@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sampler import LayerSettings, decisive, exact_layers, infer_mask, paint_layers, recompose
-from .comfy_adapter import Turns, sample_in_turns, samples_at_once, simple_levels
+from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .latent_mask import check_image
 from .sockets import CATEGORY
 
@@ -70,23 +70,23 @@ def split(
     calls = settings.calls(rounds) // settings.samples * batches + 2 * steps
     levels = simple_levels(model, steps)
 
-    def method(turns: Turns) -> None:
-        space = turns.space
+    def method(run: MultiPromptRun) -> None:
+        space = run.space
         image = space.process_in(latent.to(space.device, torch.float32))
         spread = [space.percent_to_sigma(p) for p in torch.linspace(FIRST, LAST, rounds).tolist()]
 
         def on_round(i: int, m: Tensor) -> None:
             masks.append(m.cpu())
-            turns.show(m[0, 0])
+            run.show(m[0, 0])
 
-        delta = settings.newton.delta_for(turns.dtype)
-        m = decisive(infer_mask(turns.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round))
+        delta = run.delta(settings.newton)
+        m = decisive(infer_mask(run.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round))
         masks[-1] = m.cpu()
-        whole = paint_layers(turns.denoisers(cfg), image, m, levels, seed)
+        whole = paint_layers(run.denoisers(cfg), image, m, levels, seed)
         layers.extend(space.process_out(layer) for layer in whole)
 
     shape = torch.Size([at_once * len(latent), *latent.shape[1:]])
-    sample_in_turns(model, prompts, negative, shape, levels, seed, calls, method)
+    sample_with_prompts(model, prompts, negative, shape, levels, seed, calls, method)
     return masks, layers
 
 

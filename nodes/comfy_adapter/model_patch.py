@@ -47,8 +47,8 @@ def constrain_sampler(
             f"{', '.join(SINGLE_STEP)}; euler_ancestral is the best start."
         )
     driven = {
-        "constraint": constraint, "settings": settings, "driver": partial(function, **options),
-        "driver_calls": SINGLE_STEP[name],
+        "constraint": constraint, "settings": settings, "base_sampler": partial(function, **options),
+        "base_calls": SINGLE_STEP[name],
     }  # fmt: skip
     return comfy.samplers.KSAMPLER(newton_function, driven, sampler.inpaint_options)
 
