@@ -23,7 +23,7 @@ def fit_optional(name: str, mask: Tensor | None, image: Tensor) -> Tensor:
     """A mask input as (B, 1, H, W) at the size and batch of `image` (B, 3, H, W); zeros where not connected."""
     if mask is None:
         return torch.zeros_like(image[:, :1])
-    mask = mask.reshape(-1, 1, *mask.shape[-2:]).float().clamp(0, 1)
+    mask = mask.reshape(-1, 1, *mask.shape[-2:]).to(image).clamp(0, 1)
     if mask.shape[0] not in (1, image.shape[0]):
         raise ValueError(
             f"{name}: there are {mask.shape[0]} masks for {image.shape[0]} pictures. Give one mask, or one for each."
@@ -181,7 +181,7 @@ class LayerDecompose(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         check_image(image, 1)
         ratio = vae.spacial_compression_encode()
-        picture = image[..., :3].movedim(-1, 1).float()  # BHWC -> BCHW
+        picture = image[..., :3].movedim(-1, 1).float().cpu()  # BHWC -> BCHW; not there under --gpu-only
         start = None if mask is None else fit_optional("mask", mask, picture)
         if start is not None and not (0 < start.mean() < 1):
             raise ValueError(

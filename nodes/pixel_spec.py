@@ -17,7 +17,7 @@ from ..sampler import (
     perturbed,
 )
 from ..sampler.pixel import Pull
-from .comfy_adapter import PixelCodec, has_encoder
+from .comfy_adapter import NO_ENCODER, PixelCodec, has_encoder
 from .constraint_spec import LatentSpace
 
 DIRECTIONS = ("forward only", "decoder gradient")
@@ -53,6 +53,8 @@ class PixelSpec:
         m, noise, difference = self.measurement, self.noise, EncoderDifference(codec.decode, codec.encode, codec.step)
         forward_only, whole = self.direction == "forward only", isinstance(m, Measured)
         if forward_only and not whole:
+            if not has_encoder(self.vae):
+                raise ValueError(NO_ENCODER)
             return PixelConstraint(m.misfit, m.correction, self.around(difference, space), noise)
         pull = LeastSquares(codec.decode, m.normal) if forward_only else codec.pull_back
         direction = PixelConstraint(m.misfit, m.descent, self.around(pull, space), noise)

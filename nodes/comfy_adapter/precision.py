@@ -14,7 +14,10 @@ def is_tf32(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a float32 network is computed in TF32: torch's default for convolutions since Ampere."""
     if dtype != torch.float32 or device.type != "cuda":
         return False
-    allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    try:
+        allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:  # set by operation (`fp32_precision`): torch refuses a common answer, and some may use it
+        allowed = True
     return allowed and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
