@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -171,9 +170,8 @@ class CheckpointTarget:
         def function(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict, callback: Any, disable: Any) -> Tensor:
             base = model_k.inner_model.inner_model
             scales, to_sigma = self.adapter.measured_scales(base.model_sampling), base.model_sampling.percent_to_sigma
-            conditional = self.adapter.Conditional()
-            watched = extra_args | {"model_options": conditional.watch(extra_args["model_options"])}
-            denoise = Denoiser(partial(model_k, **watched), scales, conditional=lambda: conditional.x0)
+            host = self.adapter.HostDenoiser(model_k, extra_args)
+            denoise = Denoiser(host, scales, conditional=lambda: host.x0_cond)
             space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
             out = run(denoise, x, sigmas.tolist(), space)
             counted.append(denoise.calls)

@@ -39,7 +39,11 @@ class ConstrainModel(io.ComfyNode):
             description="Makes every sampler that uses this model obey a constraint: stock KSampler, KSampler "
             f"(Advanced), SamplerCustom, detailers, tiled upscalers. {NAMES}",
             inputs=[
-                io.Model.Input("model", tooltip="The model to constrain; it is not changed, a copy is."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to constrain; it is not changed, a copy is. One that is constrained already "
+                    "obeys both; both need the same settings.",
+                ),
                 *shared_inputs(),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="For any sampler node. Best with euler_ancestral.")],

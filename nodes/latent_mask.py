@@ -141,7 +141,11 @@ class LatentMaskConstraint(io.ComfyNode):
             ],
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
-                io.Latent.Output(display_name="LATENT", tooltip="Latent of the right size to start from."),
+                io.Latent.Output(
+                    display_name="LATENT",
+                    tooltip="To start from: of the right size, and with the constraint's cells as its noise mask, of "
+                    "which inpainting checkpoints are told. Set Latent Noise Mask replaces it.",
+                ),
                 io.Image.Output(display_name="latent_mask", tooltip="The picture, dark where it will be generated."),
                 io.Image.Output(
                     display_name="filled",
@@ -157,7 +161,9 @@ class LatentMaskConstraint(io.ComfyNode):
     ) -> io.NodeOutput:
         check_image(image, vae.spacial_compression_encode())
         image = image[..., :3]
-        mask = fit_mask(mask, image)
+        mask = fit_mask(mask, image).to(
+            image.device
+        )  # the host may keep pictures on the GPU, but loads masks elsewhere
         batch = max(image.shape[0], mask.shape[0])
         filled = FILLS[fill](image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1))
         samples = vae.encode(filled)
@@ -165,4 +171,5 @@ class LatentMaskConstraint(io.ComfyNode):
         shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
         preview = filled * (0.25 + 0.75 * shown)
         spec = LatentMaskSpec(samples, weights_of(samples, weights))
-        return io.NodeOutput(spec, {"samples": samples}, preview, filled, ui=ui.PreviewImage(preview, cls=cls))
+        latent = {"samples": samples, "noise_mask": 1 - spec.weights}
+        return io.NodeOutput(spec, latent, preview, filled, ui=ui.PreviewImage(preview, cls=cls))

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, recompose, sample_layers
-from .comfy_adapter import Turns, sample_in_turns, samples_at_once, simple_levels
+from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .latent_mask import check_image
 from .sockets import CATEGORY
 
@@ -23,7 +23,7 @@ def fit_optional(name: str, mask: Tensor | None, image: Tensor) -> Tensor:
     """A mask input as (B, 1, H, W) at the size and batch of `image` (B, 3, H, W); zeros where not connected."""
     if mask is None:
         return torch.zeros_like(image[:, :1])
-    mask = mask.reshape(-1, 1, *mask.shape[-2:]).float().clamp(0, 1)
+    mask = mask.reshape(-1, 1, *mask.shape[-2:]).to(image).clamp(0, 1)
     if mask.shape[0] not in (1, image.shape[0]):
         raise ValueError(
             f"{name}: there are {mask.shape[0]} masks for {image.shape[0]} pictures. Give one mask, or one for each."
@@ -70,23 +70,23 @@ def split(
     calls = settings.calls(rounds) // settings.samples * batches + 2 * steps
     levels = simple_levels(model, steps)
 
-    def method(turns: Turns) -> None:
-        space = turns.space
+    def method(run: MultiPromptRun) -> None:
+        space = run.space
         image = space.process_in(latent.to(space.device, torch.float32))
         spread = [space.percent_to_sigma(p) for p in torch.linspace(FIRST, LAST, rounds).tolist()]
 
         def on_round(i: int, m: Tensor) -> None:
             masks.append(m.cpu())
-            turns.show(m[0, 0])
+            run.show(m[0, 0])
 
-        delta = settings.newton.delta_for(turns.dtype)
-        m = harden_mask(infer_mask(turns.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round))
+        delta = run.delta(settings.newton)
+        m = harden_mask(infer_mask(run.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round))
         masks[-1] = m.cpu()
-        whole = sample_layers(turns.denoisers(cfg), image, m, levels, seed)
+        whole = sample_layers(run.denoisers(cfg), image, m, levels, seed)
         layers.extend(space.process_out(layer) for layer in whole)
 
     shape = torch.Size([at_once * len(latent), *latent.shape[1:]])
-    sample_in_turns(model, prompts, negative, shape, levels, seed, calls, method)
+    sample_with_prompts(model, prompts, negative, shape, levels, seed, calls, method)
     return masks, layers
 
 
@@ -181,7 +181,7 @@ class LayerDecompose(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         check_image(image, 1)
         ratio = vae.spacial_compression_encode()
-        picture = image[..., :3].movedim(-1, 1).float()  # BHWC -> BCHW
+        picture = image[..., :3].movedim(-1, 1).float().cpu()  # BHWC -> BCHW; not there under --gpu-only
         start = None if mask is None else fit_optional("mask", mask, picture)
         if start is not None and not (0 < start.mean() < 1):
             raise ValueError(

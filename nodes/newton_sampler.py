@@ -4,10 +4,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sampler import PRESETS, NewtonSettings, known_weights
+from ..sampler import PRESETS, NewtonSettings
 from .comfy_adapter import make_sampler, sample_latent, scheduler_names
 from .constraint_spec import ConstraintSpec
-from .latent_mask import LatentMaskSpec, weights_of
 from .sockets import CATEGORY, Constraint, Report, Settings
 
 CONSTRAINT_TIP = (
@@ -95,14 +94,11 @@ class NewtonConstrainedSampler(io.ComfyNode):
         constraint: ConstraintSpec | None = None,
         settings: NewtonSettings | None = None,
     ) -> io.NodeOutput:
-        samples = latent_image["samples"]
-        if constraint is None and (mask := latent_image.get("noise_mask")) is not None:
-            constraint = LatentMaskSpec(samples, weights_of(samples, known_weights(mask, *samples.shape[-2:])))
         out, report = sample_latent(
-            model, positive, negative, samples, constraint, settings or PRESETS["fast"], seed, steps, cfg, scheduler,
-            denoise, latent_image.get("batch_index"),
+            model, positive, negative, latent_image, constraint, settings or PRESETS["fast"], seed, steps, cfg,
+            scheduler, denoise,
         )  # fmt: skip
-        return io.NodeOutput(latent_image | {"samples": out}, report)
+        return io.NodeOutput(out, report)
 
 
 class NewtonSampler(io.ComfyNode):

@@ -17,7 +17,7 @@ from ..sampler import (
     perturbed,
     sample_generators,
 )
-from .comfy_adapter import PixelCodec, has_encoder
+from .comfy_adapter import NO_ENCODER, PixelCodec, has_encoder
 from .constraint_spec import LatentSpace
 
 # The stream of a run's noise that perturbs estimates; 0 is the sampler's own.
@@ -59,6 +59,8 @@ class PixelSpec:
             to_latent = codec.decoder_vjp
         else:
             to_latent = LeastSquares(codec.decode) if linear else difference
+            if not (linear or has_encoder(self.vae)):
+                raise ValueError(NO_ENCODER)
         if self.perturbation:
             generators = sample_generators(space.seed, space.shape[0], offset=PERTURBATION)
             to_latent = perturbed(to_latent, self.perturbation, generators)

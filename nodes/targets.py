@@ -120,7 +120,7 @@ def as_picture_map(target: ImageMap) -> Callable[[Tensor], Tensor]:
     """From IMAGE to IMAGE, to (B, 3, H, W) to (B, 3, H, W) as constraints see pictures; checks what comes back."""
 
     def picture_map(picture: Tensor) -> Tensor:
-        image = picture.clamp(0, 1).movedim(1, -1)  # BCHW -> BHWC
+        image = picture.clamp(0, 1).movedim(1, -1).cpu()  # BCHW -> BHWC, where every IMAGE is
         out = target(image)
         if not isinstance(out, Tensor) or out.shape != image.shape:
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

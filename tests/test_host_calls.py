@@ -79,7 +79,7 @@ def test_momentum_counts_noise_levels_not_calls(host, graph, monkeypatch):
     free = sampled(host, graph)
     inputs["constraint"] = ["nothing", 0]
     assert torch.equal(sampled(host, graph), free)
-    memory = host.module("nodes.comfy_adapter.others").GuidanceMemory
+    memory = host.module("nodes.comfy_adapter.guidance_state").GuidanceState
     monkeypatch.setattr(memory, "before_call", lambda self, sigma: None)
     host.executor.reset()
     assert not torch.allclose(sampled(host, graph), free, atol=0.1)

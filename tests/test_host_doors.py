@@ -236,3 +236,38 @@ def test_without_constraint_and_mask_the_stock_sampler_runs_as_it_is(host, graph
     ours = sampled(host, graph)
     stock_sampling(graph, "euler_ancestral", model="count")
     assert torch.equal(ours, sampled(host, graph))
+
+
+def two_in_a_row(host):
+    """The left half is kept by the first Constrain Model, the top half by the second."""
+    top = torch.ones(1, 128, 128)
+    top[:, :64] = 0
+    return {
+        "top": give(host, "MASK", top),
+        "other": node(
+            "LatentMaskConstraint", image=["image", 0], mask=["top", 0], vae=["ckpt", 2], fill="none", erode=0,
+            partial_cells=True,
+        ),
+        "twice": node("NewtonConstrainModel", model=["constrained", 0], constraint=["other", 0]),
+    }  # fmt: skip
+
+
+def test_a_model_constrained_twice_obeys_both(host, graph):
+    graph |= two_in_a_row(host)
+    stock_sampling(graph, "euler_ancestral", model="twice")
+    out, left = sampled(host, graph), encoded(host, graph)
+    top = sampled(host, graph | {"out": node("TestCapture", value=["other", 1])})
+    assert torch.allclose(out[..., 8:, :8], left[..., 8:, :8], atol=1e-4)
+    assert torch.allclose(out[..., :8, 8:], top[..., :8, 8:], atol=1e-4)
+    del graph["twice"]["inputs"]["constraint"]  # of the latent's mask: a constraint has precedence, before and after
+    once = sampled(host, graph)
+    stock_sampling(graph, "euler_ancestral")
+    assert torch.equal(once, sampled(host, graph))
+
+
+def test_a_model_constrained_twice_needs_one_way_of_doing_it(host, graph):
+    graph |= two_in_a_row(host)
+    newton_steps(graph, "twice")
+    stock_sampling(graph, "euler_ancestral", model="twice")
+    with pytest.raises(GraphError, match=r"settings: .*same Newton Settings"):
+        host.run(graph)

@@ -56,7 +56,7 @@ def test_the_error_is_that_of_the_conditional_estimate(host, monkeypatch, graph,
     expected = first_error(host, monkeypatch, graph, "BasicGuider", model=["count", 0], conditioning=[prompt, 0])
     found = first_error(host, monkeypatch, graph, guider, model=[model, 0], **inputs)
     assert torch.allclose(found, expected, atol=1e-4)
-    keep = host.module("nodes.comfy_adapter.guidance").Conditional
+    keep = host.module("nodes.comfy_adapter.guidance").CondCapture
     monkeypatch.setattr(keep, "__call__", lambda self, args: args["denoised"])
     graph["sigmas"]["inputs"]["steps"] = 4  # the first level is the same, and the host does not answer from its cache
     unaware = first_error(host, monkeypatch, graph, guider, model=[model, 0], **inputs)
@@ -81,7 +81,7 @@ def test_layers_are_painted_by_it_too(host, monkeypatch):
     plain, guided = errors(1.0), errors(8.0)
     for first in (0, 2):  # of each layer
         assert torch.allclose(guided[first], plain[first], atol=1e-4)
-    keep = host.module("nodes.comfy_adapter.guidance").Conditional
+    keep = host.module("nodes.comfy_adapter.guidance").CondCapture
     monkeypatch.setattr(keep, "__call__", lambda self, args: setattr(self, "x0", args["denoised"]) or self.x0)
     host.executor.reset()
     assert not torch.allclose(errors(8.0)[0], plain[0], atol=0.05)

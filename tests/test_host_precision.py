@@ -1,20 +1,44 @@
 """The method in fp32, fp16 and bf16 on the shipped checkpoint: delta follows the dtype, and the picture does not."""
 
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
-from graphs import give, inpaint_graph, sampled
+from graphs import give, inpaint_graph, picture, sampled
 from host import CHECKPOINT, ROOT
 
 LEVELS = 6
 DELTA = {torch.float16: 0.15, torch.bfloat16: 0.4}
 
 
+@contextmanager
+def tf32(module):
+    """What a GPU's convolutions make of float32: inputs and weights with 10 bits of mantissa, sums in float32."""
+    convolutions = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
+    whole = [m.weight.data for m in convolutions]
+    hooks = [m.register_forward_pre_hook(lambda _, args: (ten_bits(args[0]), *args[1:])) for m in convolutions]
+    for m in convolutions:
+        m.weight.data = ten_bits(m.weight.data)
+    try:
+        yield
+    finally:
+        for m, weight, hook in zip(convolutions, whole, hooks, strict=True):
+            m.weight.data = weight
+            hook.remove()
+
+
+def ten_bits(t):
+    """Rounded to nearest in the 13 bits that TF32 drops."""
+    return ((t.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
 class Watched:
     """A model in one precision, and a constraint, that remember what passed between network and method."""
 
-    def __init__(self, host, dtype, seed=1):
+    def __init__(self, host, dtype, seed=1, rounded=None):
         self.inputs, self.outputs, self.errors, self.sigmas = [], [], [], []
-        self.host, self.dtype, self.seed = host, dtype, seed
+        self.host, self.dtype, self.seed, self.rounded = host, dtype, seed, rounded
 
     def model(self):
         from comfy.patcher_extension import WrappersMP
@@ -30,7 +54,8 @@ class Watched:
         def watch(executor, x, timesteps, context, *args, **kwargs):
             assert x.dtype == context.dtype == self.dtype
             self.inputs.append(x.double())
-            out = executor(x.to(weights), timesteps, context.to(weights), *args, **kwargs).to(self.dtype)
+            with self.rounded(model.model.diffusion_model) if self.rounded else nullcontext():
+                out = executor(x.to(weights), timesteps, context.to(weights), *args, **kwargs).to(self.dtype)
             self.outputs.append(out.double())
             return out
 
@@ -128,3 +153,57 @@ def test_the_published_delta_drowns_in_bfloat16(host, fp32):
     je = cosine(watched.first_je(0.005), fp32.first_je(0.005))
     print(f"\nbfloat16 at delta .005: applied {min(watched.cosines()):.3f}, J e {je:.3f}")
     assert min(watched.cosines()) < 0.9 and je < 0.5
+
+
+def test_the_published_delta_drowns_in_tf32(host, fp32):
+    """Convolutions of float32 networks on a GPU; at the delta that is chosen there, .05, J e is right again."""
+    fine, coarse = (Watched(host, torch.float32, rounded=tf32) for _ in range(2))
+    fine.run(delta=0.005)
+    coarse.run(delta=0.05)
+    found = [cosine(w.first_je(d), fp32.first_je(0.005)) for w, d in ((fine, 0.005), (coarse, 0.05))]
+    print(f"\nTF32: J e {found[0]:.3f} at delta .005, {found[1]:.3f} at .05")
+    assert found[0] < 0.95 < 0.98 < found[1]
+
+
+def test_the_encoders_step_drowns_in_tf32(host, vae):
+    codec, image = host.module("nodes.comfy_adapter.codec").PixelCodec(vae), picture()[0].movedim(-1, 1)
+    coarse = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    movement = torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic")
+    movement /= movement.abs().max()
+
+    def difference(step):
+        return codec.encode(image + step * movement) - codec.encode(image)
+
+    found = []
+    for step in (0.005, 0.05):
+        exact = difference(step)
+        with tf32(vae.first_stage_model):
+            found.append(cosine(difference(step), exact))
+    print(f"\nTF32: encoder difference {found[0]:.3f} at step .005, {found[1]:.3f} at .05")
+    assert found[0] < 0.97 < 0.99 < found[1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "capability", "convolutions", "products", "expected"),
+    [
+        (torch.float32, "cpu", None, True, True, (0.005, 0.005)),
+        (torch.float32, "cuda", (8, 0), True, False, (0.05, 0.05)),
+        (torch.float32, "cuda", (9, 0), False, True, (0.05, 0.05)),
+        (torch.float32, "cuda", (8, 6), False, False, (0.005, 0.005)),
+        (torch.float32, "cuda", (7, 5), True, True, (0.005, 0.005)),
+        (torch.float16, "cuda", (8, 0), True, True, (0.15, 0.1)),
+        (torch.bfloat16, "cuda", (8, 0), True, True, (0.4, 0.1)),
+    ],
+    ids=str,
+)
+def test_steps_follow_what_the_device_computes(
+    host, monkeypatch, dtype, device, capability, convolutions, products, expected
+):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", products)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    precision, settings = host.module("nodes.comfy_adapter.precision"), host.module("sampler").NewtonSettings
+    device = torch.device(device)
+    codec = host.module("nodes.comfy_adapter.codec").PixelCodec(SimpleNamespace(vae_dtype=dtype, device=device))
+    assert (precision.delta_for(settings(), dtype, device), codec.step) == expected
+    assert precision.delta_for(settings(delta=0.3), dtype, device) == 0.3

@@ -150,7 +150,8 @@ class OnMeta:
     """A network, and a constraint, on torch's meta device: no value exists there, so whatever reads one fails."""
 
     def __init__(self, host, patcher):
-        self.inner_model, self.sigmas = SimpleNamespace(inner_model=patcher.model, model_patcher=patcher), None
+        guider = {"model_patcher": patcher, "loaded_models": [], "conds": {}, "model_options": patcher.model_options}
+        self.inner_model, self.sigmas = SimpleNamespace(inner_model=patcher.model, **guider), None
         self.mask = host.module("sampler").LatentMask
 
     def __call__(self, x, sigma, **extra_args):

@@ -33,18 +33,23 @@ def patcher(model: Any) -> Any:
     return ModelPatcher(model.requires_grad_(False), torch.device("cpu"), torch.device("cpu"))
 
 
-def unet() -> Any:
-    """A MODEL like SD1.5's, 32 channels wide, with the middle block and the second level that FreeU and PAG act on."""
+def unet(inpainting: bool = False) -> Any:
+    """A MODEL like SD1.5's, 32 channels wide, with the middle block and the second level that FreeU and PAG act on.
+
+    An inpainting one has five more channels in, for the mask and the masked picture.
+    """
     import comfy.model_base
     import comfy.supported_models
 
     config = comfy.supported_models.SD15({
-        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-        "channel_mult": [1, 2], "use_spatial_transformer": True, "context_dim": 768, "legacy": False,
-        "transformer_depth": [1, 1], "transformer_depth_middle": 1, "transformer_depth_output": [1, 1, 1, 1],
-        "use_linear_in_transformer": False, "dtype": torch.float32,
+        "image_size": 32, "in_channels": 9 if inpainting else 4, "out_channels": 4, "model_channels": 32,
+        "num_res_blocks": [1, 1], "channel_mult": [1, 2], "use_spatial_transformer": True, "context_dim": 768,
+        "legacy": False, "transformer_depth": [1, 1], "transformer_depth_middle": 1,
+        "transformer_depth_output": [1, 1, 1, 1], "use_linear_in_transformer": False, "dtype": torch.float32,
     })  # fmt: skip
     model = comfy.model_base.BaseModel(config)
+    if inpainting:
+        model.set_inpaint()
     random_weights(model.diffusion_model, "out.2")
     return patcher(model)
 

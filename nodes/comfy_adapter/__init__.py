@@ -20,27 +20,27 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 
 from .clip_vision import block_features
 from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
-from .doors import SINGLE_STEP, constrain_model, constrain_sampler
-from .guidance import Conditional
-from .guider import Turns, sample_in_turns, samples_at_once, simple_levels
-from .run import sample_latent, scheduler_names
+from .guider import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
+from .host_denoiser import HostDenoiser
+from .ksampler import sample_latent, scheduler_names
+from .model_patch import SINGLE_STEP, constrain_model, constrain_sampler
 from .sampling import make_sampler
 from .scales import measured_scales
 
 __all__ = [
     "NO_ENCODER",
     "SINGLE_STEP",
-    "Conditional",
+    "HostDenoiser",
+    "MultiPromptRun",
     "PixelCodec",
-    "Turns",
     "block_features",
     "constrain_model",
     "constrain_sampler",
     "has_encoder",
     "make_sampler",
     "measured_scales",
-    "sample_in_turns",
     "sample_latent",
+    "sample_with_prompts",
     "samples_at_once",
     "scheduler_names",
     "simple_levels",

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from ...sampler import Measurement, tiled
+from .precision import encoder_step
 
 Map = Callable[[Tensor], Tensor]
 
@@ -73,7 +74,7 @@ class PixelCodec:
     @property
     def step(self) -> float:
         """Smallest movement of a picture whose encoding stands out of rounding."""
-        return 0.005 if self.vae.vae_dtype == torch.float32 else 0.1
+        return encoder_step(self.vae.vae_dtype, self.vae.device)
 
     @property
     def ratio(self) -> int:

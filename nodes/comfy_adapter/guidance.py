@@ -10,7 +10,7 @@ HOOK = "sampler_calc_cond_batch_function"  # the host's own, for the evaluation 
 AFTER = "sampler_post_cfg_function"
 
 
-class Conditional:
+class CondCapture:
     """The conditional estimate of the last call, as guiders hand it to functions after guidance.
 
     `x0` has the shape of the latent (B, C, ..., H, W); None where a guider hands nothing on.
@@ -42,7 +42,7 @@ class FrozenGuidance:
         self.call = call
         self.evaluate = options.get(HOOK, evaluate_prompts)
         self.options = options | {HOOK: self.both}
-        self.options_nearby = options | {HOOK: self.first}
+        self.perturbed_options = options | {HOOK: self.first}
         self.c: Tensor | None = None
 
     def both(self, args: dict[str, Any]) -> list[Tensor]:
@@ -59,8 +59,8 @@ class FrozenGuidance:
         self.added = None if self.c is None else x0 - self.c
         return x0
 
-    def nearby(self, x: Tensor, sigma: Tensor) -> Tensor:
-        x0 = self.call(x, sigma, self.options_nearby)
+    def perturbed_call(self, x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = self.call(x, sigma, self.perturbed_options)
         return x0 if self.c is None else self.c + self.added
 
 

@@ -1,4 +1,4 @@
-"""A sampling run of the host in which several prompts take turns, call by call."""
+"""A sampling run of the host in which a method calls the model with several prompts."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ...sampler import Denoiser
+from ...sampler import Denoiser, NewtonSettings
 from ..constraint_spec import LatentSpace
-from .guidance import Conditional
-from .others import GuidanceMemory, without_step_caches
+from .host_denoiser import HostDenoiser
+from .precision import delta_for
 from .scales import measured_scales
 
 log = logging.getLogger("newton_constrained_sampling")
@@ -25,9 +25,9 @@ PREVIEW = 256  # pixels
 
 
 class PromptGuider(comfy.samplers.CFGGuider):
-    """Classifier-free guidance by several prompts: that of number `turn` counts."""
+    """Classifier-free guidance by one of several prompts, that of number `current`."""
 
-    turn = 0
+    current = 0
 
     def set_prompts(self, prompts: Sequence[Any], negative: Any) -> None:
         self.inner_set_conds({"negative": negative} | {f"prompt_{i}": p for i, p in enumerate(prompts)})
@@ -36,7 +36,7 @@ class PromptGuider(comfy.samplers.CFGGuider):
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any] | None = None, seed: int | None = None
     ) -> Tensor:
         return comfy.samplers.sampling_function(
-            self.inner_model, x, timestep, self.conds["negative"], self.conds[f"prompt_{self.turn}"], self.cfg,
+            self.inner_model, x, timestep, self.conds["negative"], self.conds[f"prompt_{self.current}"], self.cfg,
             model_options=model_options or {}, seed=seed,
         )  # fmt: skip
 
@@ -62,19 +62,19 @@ class Progress:
         self.bar.update_absolute(self.bar.current, self.bar.total, ("JPEG", shown, PREVIEW))
 
 
-class Turns(NamedTuple):
+class MultiPromptRun(NamedTuple):
     """What a method gets to work with inside the run.
 
     Attributes:
         denoisers: one for each prompt, at a guidance scale.
         space: coordinates of the run.
-        dtype: precision of the network.
+        delta: the perturbation of the forward difference under these settings.
         show: makes a mask (h, w) in [0, 1] the node's preview.
     """
 
     denoisers: Callable[[float], list[Denoiser]]
     space: LatentSpace
-    dtype: torch.dtype
+    delta: Callable[[NewtonSettings], float]
     show: Callable[[Tensor], None]
 
 
@@ -90,7 +90,7 @@ def simple_levels(model: Any, steps: int) -> list[float]:
     return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps).tolist()
 
 
-def sample_in_turns(
+def sample_with_prompts(
     model: Any,
     prompts: Sequence[Any],
     negative: Any,
@@ -98,7 +98,7 @@ def sample_in_turns(
     levels: list[float],
     seed: int,
     calls: int,
-    method: Callable[[Turns], None],
+    method: Callable[[MultiPromptRun], None],
 ) -> None:
     """Run `method` inside one sampling run of the host, with its patches, hooks, ControlNets and offloading.
 
@@ -117,34 +117,32 @@ def sample_in_turns(
     def function(
         model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool | None
     ) -> Tensor:
-        options, conditional = without_step_caches(extra_args["model_options"]), Conditional()
-        extra_args, memory = extra_args | {"model_options": conditional.watch(options)}, GuidanceMemory(options)
-        guider, base, progress = model_k.inner_model, model_k.inner_model.inner_model, Progress(calls, len(x))
-        before = None  # the last call's estimate before guidance
+        progress = Progress(calls, len(x))
+        host, guider = HostDenoiser(model_k, extra_args, lambda calls: progress.tick()), model_k.inner_model
+        base = guider.inner_model
+        x0_cond = None  # of all parts of the last batch
 
-        def take_turn(turn: int, cfg: float, x: Tensor, sigma: Tensor) -> Tensor:
-            nonlocal before
-            out, unguided = [], []
+        def denoise(prompt: int, cfg: float, x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal x0_cond
+            guider.current, guider.cfg = prompt, cfg
+            x0, cond = [], []
             for part, level in zip(x.split(shape[0]), sigma.split(shape[0]), strict=True):
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                guider.turn, guider.cfg = turn, cfg
-                memory.before_call(level)
-                out.append(model_k(part, level, **extra_args))
-                unguided.append(conditional.x0)
-                progress.tick()
-            before = torch.cat(unguided)
-            return torch.cat(out)
-
-        to_sigma = base.model_sampling.percent_to_sigma
-        space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
-        scales = measured_scales(base.model_sampling)
+                x0.append(host(part, level))
+                cond.append(host.x0_cond)
+            x0_cond = torch.cat(cond)
+            return torch.cat(x0)
 
         def denoisers(cfg: float) -> list[Denoiser]:
-            turns = [partial(take_turn, i, cfg) for i in range(len(prompts))]
-            return [Denoiser(turn, scales, conditional=lambda: before) for turn in turns]
+            models = [partial(denoise, i, cfg) for i in range(len(prompts))]
+            return [Denoiser(model, scales, conditional=lambda: x0_cond) for model in models]
 
+        def delta(settings: NewtonSettings) -> float:
+            return delta_for(settings, base.manual_cast_dtype or base.get_dtype(), x.device)
+
+        scales, to_sigma = measured_scales(base.model_sampling), base.model_sampling.percent_to_sigma
+        space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
         with progress.console:
-            method(Turns(denoisers, space, base.manual_cast_dtype or base.get_dtype(), progress.show))
+            method(MultiPromptRun(denoisers, space, delta, progress.show))
         return x
 
     guider = PromptGuider(model)

@@ -8,6 +8,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ...sampler import NewtonSettings
+from ..combine import Part, SumSpec
 from ..constraint_spec import ConstraintSpec
 from .sampling import newton_function
 
@@ -47,24 +48,49 @@ def constrain_sampler(
             f"{', '.join(SINGLE_STEP)}; euler_ancestral is the best start."
         )
     driven = {
-        "constraint": constraint, "settings": settings, "driver": partial(function, **options),
-        "driver_calls": SINGLE_STEP[name],
+        "constraint": constraint, "settings": settings, "base_sampler": partial(function, **options),
+        "base_calls": SINGLE_STEP[name],
     }  # fmt: skip
     return comfy.samplers.KSAMPLER(newton_function, driven, sampler.inpaint_options)
 
 
-def constrain_model(model: Any, constraint: ConstraintSpec | None, settings: NewtonSettings) -> Any:
-    """A clone of MODEL whose sampling obeys the constraint, whichever node samples it."""
+class ConstrainedSampling:
+    """A sampler wrapper of a MODEL: the sampler of every run obeys the constraint."""
 
-    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        sampler = constrain_sampler(executor.class_obj, constraint, settings)
+    def __init__(self, constraint: ConstraintSpec | None, settings: NewtonSettings):
+        self.constraint, self.settings = constraint, settings
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        sampler = constrain_sampler(executor.class_obj, self.constraint, self.settings)
         # The sampler of a graph is cached: the chain goes on with a new one instead of changing it.
         chain = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             sampler.sample, sampler, executor.wrappers, executor.idx + 1
         )
         return chain.execute(*args, **kwargs)
 
-    model = model.clone()
-    model.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY)
-    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE, WRAPPER_KEY, wrapper)
+    def joined(self, constraint: ConstraintSpec | None, settings: NewtonSettings) -> "ConstrainedSampling":
+        """With a further constraint; both act all the time and weigh alike."""
+        if settings != self.settings:
+            raise ValueError(
+                "settings: the model was constrained before, with other settings. Connect the same Newton Settings to "
+                "every Constrain Model in a row."
+            )
+        if self.constraint is None or constraint is None:
+            return ConstrainedSampling(self.constraint or constraint, settings)
+        both = tuple(Part(spec, weight=1.0, start=0.0, end=1.0) for spec in (self.constraint, constraint))
+        return ConstrainedSampling(SumSpec(both), settings)
+
+
+def constrain_model(model: Any, constraint: ConstraintSpec | None, settings: NewtonSettings) -> Any:
+    """A clone of MODEL whose sampling obeys the constraint and those it obeyed before, whichever node samples it.
+
+    Raises:
+        ValueError: earlier ones have other settings.
+    """
+    kind = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
+    model, sampling = model.clone(), ConstrainedSampling(constraint, settings)
+    for earlier in model.get_wrappers(kind, WRAPPER_KEY):
+        sampling = earlier.joined(constraint, settings)
+    model.remove_wrappers_with_key(kind, WRAPPER_KEY)
+    model.add_wrapper_with_key(kind, WRAPPER_KEY, sampling)
     return model

@@ -1,0 +1,86 @@
+"""The counterpart of the host's KSampler node: its sampling run around the method."""
+
+import inspect
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+from ...sampler import NewtonSettings, Report
+from ..constraint_spec import ConstraintSpec
+from .sampling import make_sampler
+from .scales import check_latent
+
+
+class NodeProgress:
+    """The node's progress bar, one tick per model call, with the host's latent preview once a level."""
+
+    def __init__(self, model: Any):
+        self.bar = comfy.utils.ProgressBar(1)
+        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+    def call(self, done: int, total: int) -> None:
+        self.bar.update_absolute(done, total)
+
+    def level(self, step: int, x0: Tensor, x: Tensor, levels: int) -> None:
+        if self.previewer:
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", x0)
+            self.bar.update_absolute(self.bar.current, self.bar.total, preview)
+
+
+# What nodes that make an empty LATENT say about the VAE they had in mind (hosts of 2026).
+RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+
+
+def start_samples(model: Any, latent: dict[str, Any]) -> Tensor:
+    """The samples of a LATENT; an empty one as the model needs it: channels, frames, and size where the host knows."""
+    known = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
+    ratios = {name: latent[name] for name in RATIOS if name in latent and name in known}
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples.shape[1] != channels:
+        raise ValueError(
+            f"latent_image: it has {samples.shape[1]} channels, but the model works on {channels}. "
+            "Encode it with the VAE that belongs to this model."
+        )
+    return samples
+
+
+def sample_latent(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    latent: dict[str, Any],
+    constraint: ConstraintSpec | None,
+    settings: NewtonSettings,
+    seed: int,
+    steps: int,
+    cfg: float,
+    scheduler: str,
+    denoise: float,
+) -> tuple[dict[str, Any], Report]:
+    """Run the host's sampling loop with our sampler on a LATENT. The network is told of its noise mask."""
+    if getattr(latent["samples"], "is_nested", False):
+        raise ValueError(
+            "latent_image: it packs several latents (audio and video together), which constrained sampling does not "
+            "support. Sample the video latent alone."
+        )
+    check_latent(latent["samples"].shape, model.get_model_object("latent_format"))
+    samples, mask = start_samples(model, latent), latent.get("noise_mask")
+    sigmas = comfy.samplers.KSampler(model, steps, model.load_device, scheduler=scheduler, denoise=denoise).sigmas
+    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    progress, reports = NodeProgress(model), [Report()]  # without any noise level the sampler is never started
+    sampler = make_sampler(constraint, settings, on_call=progress.call, on_report=reports.append, raw_mask=mask)
+    out = comfy.sample.sample_custom(
+        model, noise, cfg, sampler, sigmas, positive, negative, samples, noise_mask=mask, callback=progress.level,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
+    )  # fmt: skip
+    kept = {key: value for key, value in latent.items() if key not in RATIOS}  # no longer an empty latent
+    return kept | {"samples": out}, reports[-1]
+
+
+def scheduler_names() -> list[str]:
+    return list(comfy.samplers.SCHEDULER_NAMES)
