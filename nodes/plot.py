@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..sampler import WHY, LevelReport, Report
 
-SIZE, SMOOTH = (960, 640), 2  # drawn twice as large, against jagged lines
+WIDTH, SMOOTH = 960, 2  # drawn twice as large, against jagged lines
 LEFT, TOP, RIGHT, BOTTOM = 180, 110, 1860, 950  # of the axes, pixels of the large drawing
 INK, GRID, PAPER, BAND, LINE, TARGET = "#202020", "#dcdcdc", "#ffffff", "#c6dbef", "#1f5fa8", "#c03030"
 PANEL, CAPTION = 1110, 190  # height of a term's part and of the summary below, pixels of the large drawing
@@ -40,7 +40,7 @@ class LogAxis:
 def draw_report(report: Report) -> Image.Image:
     """A panel for each term of the constraint, the run's summary below."""
     panels = [draw_term(report, i, label) for i, label in enumerate(report.labels())]
-    sheet = Image.new("RGB", (SIZE[0] * SMOOTH, PANEL * len(panels) + CAPTION), PAPER)
+    sheet = Image.new("RGB", (WIDTH * SMOOTH, PANEL * len(panels) + CAPTION), PAPER)
     for i, panel in enumerate(panels):
         sheet.paste(panel, (0, PANEL * i))
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(34)
@@ -54,7 +54,7 @@ def draw_report(report: Report) -> Image.Image:
 
 def draw_term(report: Report, i: int, label: str) -> Image.Image:
     """Residual over sigma: mean over the batch as a line, smallest to largest as a band, a mark at every level."""
-    panel = Image.new("RGB", (SIZE[0] * SMOOTH, PANEL), PAPER)
+    panel = Image.new("RGB", (WIDTH * SMOOTH, PANEL), PAPER)
     pen, font = ImageDraw.Draw(panel), ImageFont.load_default(34)
     pen.text((LEFT, 40), f"Residual before the corrections of each noise level: {label}", INK, font)
     shown = [(level, level.residual[i]) for level in report.levels if max(level.residual[i]) > 0]  # NaN is not

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from .denoiser import per_sample, unit_max
@@ -91,35 +92,37 @@ class WeightedSum:
 
     def update(self, x0: Tensor, sigma: float) -> Update | None:
         """None where no term is active."""
-        found = [(i, t.weight, t.update(x0, sigma)) for i, t in enumerate(self.terms) if t.active(sigma)]
+        updates = [t.update(x0, sigma) if t.active(sigma) else None for t in self.terms]
+        found = [(t.weight, update) for t, update in zip(self.terms, updates, strict=True) if update is not None]
         if not found:
             return None
-        residual = self.no_residual(x0)
-        for i, _, update in found:
-            residual[i] = update.residual
+        residual = by_term([update and update.residual for update in updates], x0)
         if len(found) == 1:
-            return found[0][2]._replace(residual=residual)
-        e = sum(weight * unit_max(update.e) for _, weight, update in found)
-        known = [(weight, update.x0_step) for _, weight, update in found if update.x0_step is not None]
+            return found[0][1]._replace(residual=residual)
+        e = sum(weight * unit_max(update.e) for weight, update in found)
+        known = [(weight, update.x0_step) for weight, update in found if update.x0_step is not None]
         total = sum(weight for weight, _ in known)
         x0_step = (lambda: sum(weight * step() for weight, step in known) / total) if known else None
         return Update(e, residual, x0_step, incomplete=len(known) < len(found))
 
     def residual(self, x0: Tensor, sigma: float) -> Tensor:
         """(T, B), NaN for terms that are inactive."""
-        residual = self.no_residual(x0)
-        for i, term in enumerate(self.terms):
-            if term.active(sigma):
-                residual[i] = term.constraint.residual(x0, sigma)
-        return residual
+        return by_term([t.constraint.residual(x0, sigma) if t.active(sigma) else None for t in self.terms], x0)
 
     def no_residual(self, x0: Tensor) -> Tensor:
-        return x0.new_full((len(self.terms), len(x0)), float("nan"))
+        return by_term([None] * len(self.terms), x0)
 
     def unsatisfied(self, residual: Tensor) -> Tensor:
         """Whether any sample has a term above its target, (); waits for no device."""
         targets = residual.new_tensor([t.target for t in self.terms])
         return (residual > targets[:, None]).any()
+
+
+def by_term(residuals: list[Tensor | None], x0: Tensor) -> Tensor:
+    """(B,) each to (T, B), with NaN for None."""
+    missing = x0.new_full((len(x0),), float("nan"))
+    rows = [missing if r is None else r for r in residuals]
+    return torch.stack(rows) if rows else x0.new_zeros(0, len(x0))
 
 
 def as_sum(constraint: "Constraint | WeightedSum") -> WeightedSum:

@@ -61,7 +61,7 @@ def fitted_jacobian(decode: PixelMap, x0: Tensor, picture: Tensor) -> Convolutio
     moved, answers = [], []
     for _ in range(math.ceil(EQUATIONS * unknown / (height * width))):
         signs = 2 * torch.randint(2, (1, channels, height, width), generator=generator) - 1
-        probe = PROBE * signs.to(x0)
+        probe = (PROBE * signs).to(x0, non_blocking=x0.is_cuda)
         moved.append(neighbourhoods(probe)[0])
         answers.append(F.pixel_unshuffle(decode(x0 + probe) - picture, ratio).flatten(2))
     X, Y = torch.cat(moved, 1), torch.cat(answers, 2)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .constraint import WeightedSum
+from .constraint import WeightedSum, by_term
 from .denoiser import Denoiser, Level, max_abs, per_sample
 from .newton import LevelInfo
 from .noise import noise_like
@@ -96,22 +96,22 @@ class Replacement:
 
     def known_at(self, x0_cond: Tensor, sigma: float) -> Known | None:
         """What the active masks know, and their violation at the conditional estimate."""
-        residual, weights, shares, values = self.masks.no_residual(x0_cond), [], [], []
-        for i, term in enumerate(self.masks.terms):
-            if term.active(sigma):
-                mask = term.constraint
-                w = mask.weights_now(sigma)
-                residual[i] = masked_rms(w * (mask.y - x0_cond))
-                if term.target:
-                    w = w * per_sample(residual[i] > term.target, x0_cond)
-                weights.append(w)
-                shares.append(term.weight * w)
-                values.append(mask.y)
-        if not weights:
+        residuals, active = [], []
+        for term in self.masks.terms:
+            if not term.active(sigma):
+                residuals.append(None)
+                continue
+            mask = term.constraint
+            w = mask.weights_now(sigma)
+            residuals.append(masked_rms(w * (mask.y - x0_cond)))
+            if term.target:
+                w = w * per_sample(residuals[-1] > term.target, x0_cond)
+            active.append((term.weight * w, w, mask.y))
+        if not active:
             return None
-        total = sum(shares)
-        y = sum(share * value for share, value in zip(shares, values, strict=True))
-        return Known(functools.reduce(torch.maximum, weights), y / torch.where(total > 0, total, 1.0), residual)
+        total = sum(share for share, *_ in active)
+        y = sum(share * y for share, _, y in active) / torch.where(total > 0, total, 1.0)
+        return Known(functools.reduce(torch.maximum, (w for _, w, _ in active)), y, by_term(residuals, x0_cond))
 
     def correct(self, x: Tensor, x0: Tensor, guidance: Tensor | float, cur: Level) -> tuple[Tensor, Tensor]:
         """x moved along e and x0 with the known values, (B, C, ..., H, W) both; per sample.

@@ -26,7 +26,7 @@ def test_report_says_what_the_network_was_asked(host, graph):
     (report,) = host.run(graph)
     assert report.calls == 8 and report.network_evals == 16 == sum(CountNode.batches) / 2
     assert [level.corrections for level in report.levels] == [1] * 4
-    assert all(len(level.residual) == 2 for level in report.levels) and len(report.residual) == 2
+    assert all(len(level.residual[0]) == 2 for level in report.levels) and len(report.residual[0]) == 2
     assert "4 of 4 levels corrected in full" in report.summary()
 
 
@@ -52,17 +52,20 @@ def test_the_report_is_drawn_and_written(host, graph):
     (text,) = (s for s in seen if isinstance(s, str))
     (report,) = (s for s in seen if not isinstance(s, torch.Tensor | str))
     assert picture.ndim == 4 and picture.shape[-1] == 3 and 0 <= picture.min() < picture.max() <= 1
-    assert text == report.table() and len(text.splitlines()) == 3 + 4
-    assert "4 of 4 levels known values held" in text and report.residual == pytest.approx([0], abs=1e-5)
+    assert text == report.table() and len(text.splitlines()) == 4 + 4
+    assert "4 of 4 levels known values replaced" in text and report.residual[0][0] > 1e-3  # the model's own estimate
 
 
 def test_the_drawing_shows_the_figures(host):
     """A residual ten times larger lies higher, an empty run is no error, and a target is drawn."""
     sampler, draw = host.module("sampler.report"), host.module("nodes.plot")
 
+    def level(sigma, residual, stop):
+        return sampler.LevelReport(sigma, ((residual,),), (1.0,), 1, False, stop)
+
     def drawn(sizes, target=0.0):
-        levels = tuple(sampler.Level(10.0 / (i + 1), (r,), (1.0,), 1, False, "iterations") for i, r in enumerate(sizes))
-        sheet = draw.draw_report(sampler.Report(levels, (sizes[-1],), 8, 8, 1.0, target))
+        levels = tuple(level(10.0 / (i + 1), r, "iterations") for i, r in enumerate(sizes))
+        sheet = draw.draw_report(sampler.Report(levels, ("rms",), ((sizes[-1],),), 8, 8, 1.0, target))
         return torch.from_numpy(np.array(sheet))
 
     def marks(sheet):
@@ -73,8 +76,11 @@ def test_the_drawing_shows_the_figures(host):
     rows, columns = marks(drawn([1.0, 0.1]))
     assert rows[columns < columns.float().mean()].float().mean() < rows[columns > columns.float().mean()].float().mean()
     assert (drawn([1.0, 0.1], 0.3) == torch.tensor([0xC0, 0x30, 0x30])).all(-1).any()
-    for report in (sampler.Report(), sampler.Report((sampler.Level(1.0, (0.0,), (0.0,), 0, False, "silent"),))):
-        assert draw.draw_report(report).size == draw.SIZE
+    never = sampler.Report((level(1.0, float("nan"), "silent"),), ("rms",), ((float("nan"),),))
+    for report in (sampler.Report(), never):
+        assert draw.draw_report(report).width == draw.WIDTH
+    two = sampler.Report(never.levels, ("rms", "rms"), never.residual * 2)
+    assert draw.draw_report(two).height > draw.draw_report(never).height and two.labels() == ["rms (1)", "rms (2)"]
     assert len(marks(drawn([0.5]))[0])
     assert set(draw.MARKS) == set(sampler.WHY) - {"silent"}
 
@@ -98,12 +104,12 @@ def test_max_calls_below_the_steps(host, graph, hold):
 def test_residual_target(host, graph):
     newton_steps(graph, "sample")
     (free,) = host.run(graph)
-    target = sorted(level.residual[0] for level in free.levels)[1] * 1.01
+    target = sorted(level.residual[0][0] for level in free.levels)[1] * 1.01
     newton_steps(graph, "sample", residual_target=target)
     (report,) = host.run(graph)
     assert len(CountNode.batches) == report.calls < free.calls
     for level in report.levels:
-        assert level.corrections == (level.residual[0] > target)
+        assert level.corrections == (level.residual[0][0] > target)
     assert "stopped at the residual target" in report.summary()
 
 

@@ -90,7 +90,7 @@ def test_linear(name):
     operator, x, z = make(name), noise(*SHAPES[1], seed=1), noise(*SHAPES[1], seed=2)
     Ax, Az = operator.A(x), operator.A(z)
     assert torch.allclose(operator.A(2 * x - 3 * z), 2 * Ax - 3 * Az, atol=1e-12)
-    for back in (operator.adjoint, operator.pinv):
+    for back in (operator.A_adjoint, operator.A_dagger):
         assert torch.allclose(back(2 * Ax - 3 * Az), 2 * back(Ax) - 3 * back(Az), atol=1e-11)
 
 
@@ -109,7 +109,7 @@ def test_samples_and_frames_are_independent(name):
     """A batch of two is two batches of one, and a video is its frames."""
     operator, x = make(name), noise(2, 3, 4, 17, 26, seed=1)
     y = operator.A(x)
-    for apply, given in ((operator.A, x), (operator.pinv, y), (operator.adjoint, y)):
+    for apply, given in ((operator.A, x), (operator.A_dagger, y), (operator.A_adjoint, y)):
         together = apply(given)
         for b in range(2):
             assert torch.allclose(together[b : b + 1], apply(given[b : b + 1]), atol=1e-13)
@@ -126,7 +126,7 @@ def test_dtype_is_kept(name, dtype, tolerance):
     """Half precision costs its own rounding, no more: a picture and its measurement are of order one."""
     operator, x = make(name), (0.5 + 0.1 * noise(*SHAPES[1], seed=1)).to(dtype)
     y = operator.A(x)
-    for apply, given in ((operator.A, x), (operator.adjoint, y), (operator.pinv, y)):
+    for apply, given in ((operator.A, x), (operator.A_adjoint, y), (operator.A_dagger, y)):
         got, exact = apply(given), apply(given.double())
         assert got.dtype == dtype
         assert (got.double() - exact).abs().max() <= tolerance * exact.abs().max().clamp(min=1)
