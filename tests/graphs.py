@@ -81,3 +81,9 @@ def encoded(host: Host, graph: dict[str, Any]) -> Tensor:
     """The constraint's own latent."""
     kept = {k: v for k, v in graph.items() if k in ("ckpt", "image", "mask", "constraint")}
     return sampled(host, kept | {"out": node("TestCapture", value=["constraint", 1])})
+
+
+def without_mask(host: Host, graph: dict[str, Any]) -> None:
+    """Let `graph` sample the constraint's latent without its noise mask, which would be a constraint too."""
+    graph["unmasked"] = give(host, "LATENT", {"samples": encoded(host, graph)})
+    graph["sample"]["inputs"]["latent_image"] = ["unmasked", 0]

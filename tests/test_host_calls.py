@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from constraints import ByError
-from graphs import custom_sampling, give, inpaint_graph, newton_steps, sampled
+from graphs import custom_sampling, give, inpaint_graph, newton_steps, sampled, without_mask
 from host import CountNode, node
 
 
@@ -32,7 +32,7 @@ def collapse(host, graph):
         seen.append(torch.cosine_similarity(difference.flatten(), e.flatten(), 0).item())
         return x0
 
-    custom_sampling(graph, give(host, "SAMPLER", comfy.samplers.KSAMPLER(unguarded)), ["constraint", 1])
+    custom_sampling(graph, give(host, "SAMPLER", comfy.samplers.KSAMPLER(unguarded)), ["unmasked", 0])
     sampled(host, graph)
     return seen[0]
 
@@ -41,6 +41,7 @@ def collapse(host, graph):
 def test_step_caches_are_bypassed(host, graph, cache, caplog):
     """Trap 2: such a cache answers x and x + delta e with the same residual, so J e collapses to e."""
     newton_steps(graph, "sample")
+    without_mask(host, graph)
     expected = sampled(host, graph)
     assert collapse(host, dict(graph)) < 0.98
     graph["cache"] = node(
@@ -73,6 +74,7 @@ def test_momentum_counts_noise_levels_not_calls(host, graph, monkeypatch):
     graph["flags"] = node("WordConditioning", text="flags")
     graph["nothing"] = give(host, "NEWTON_CONSTRAINT", Nothing())
     graph["apg"] = node("APG", model=["count", 0], eta=1.0, norm_threshold=0.0, momentum=-0.5)
+    without_mask(host, graph)
     inputs = graph["sample"]["inputs"]
     inputs |= {"model": ["apg", 0], "positive": ["flags", 0], "cfg": 3.0}
     del inputs["constraint"]

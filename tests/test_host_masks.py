@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from graphs import SIZE, custom_sampling, encoded, give, inpaint_graph, picture, sampled
+from graphs import SIZE, custom_sampling, encoded, give, inpaint_graph, picture, sampled, without_mask
 from host import CountNode, GraphError, node
 
 
@@ -85,6 +85,7 @@ def test_combined_constraints_cost_no_further_calls(host, graph):
 
 def test_a_constraint_scheduled_away_does_nothing(host, graph):
     sample = graph["sample"]
+    without_mask(host, graph)
     graph["both"] = combined(start_a=1.0, end_a=1.0)
     sample["inputs"]["constraint"] = ["both", 0]
     scheduled = sampled(host, graph)

@@ -228,6 +228,27 @@ def test_a_vae_without_encoder_serves_the_gradient_only(host):
     assert latent["samples"].shape == (1, 4, 8, 8)
 
 
+def test_a_target_without_the_way_there_is_refused(host):
+    """It would run, leave the picture as it is and report success."""
+    graph = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "vae": give(host, "VAE", tiny_vae(without=("taesd_encoder",))),
+        "words": node("WordConditioning", text=""),
+        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "target": node("PixelTargetConstraint", vae=["vae", 0], target="posterise", cell=8, colours=2),
+        "sample": node(
+            "NewtonConstrainedSampler", model=["ckpt", 0], positive=["words", 0], negative=["words", 0],
+            latent_image=["empty", 0], constraint=["target", 0], seed=1, steps=1, cfg=1.0, scheduler="simple",
+            denoise=1.0,
+        ),
+        "out": node("TestCapture", value=["sample", 0]),
+    }  # fmt: skip
+    with pytest.raises(GraphError, match=r"vae: .*no encoder.*decoder gradient"):
+        host.run(graph)
+    graph["target"]["inputs"]["direction"] = "decoder gradient"
+    assert host.run(graph)[0]["samples"].shape == (1, 4, 8, 8)
+
+
 def test_a_video_vae_is_refused(host, vae):
     import copy
 

@@ -162,9 +162,10 @@ def test_the_published_delta_drowns_in_tf32(host, fp32):
     coarse.run(delta=0.05)
     found = [cosine(w.first_je(d), fp32.first_je(0.005)) for w, d in ((fine, 0.005), (coarse, 0.05))]
     print(f"\nTF32: J e {found[0]:.3f} at delta .005, {found[1]:.3f} at .05")
-    assert found[0] < 0.95 < 0.98 < found[1]
+    assert found[0] < 0.6 < 0.95 < found[1]
 
 
+@torch.no_grad()
 def test_the_encoders_step_drowns_in_tf32(host, vae):
     codec, image = host.module("nodes.comfy_adapter.codec").PixelCodec(vae), picture()[0].movedim(-1, 1)
     coarse = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -180,7 +181,18 @@ def test_the_encoders_step_drowns_in_tf32(host, vae):
         with tf32(vae.first_stage_model):
             found.append(cosine(difference(step), exact))
     print(f"\nTF32: encoder difference {found[0]:.3f} at step .005, {found[1]:.3f} at .05")
-    assert found[0] < 0.97 < 0.99 < found[1]
+    assert found[0] < 0.998 < 0.9998 < found[1]
+
+
+@contextmanager
+def tf32_allowed(convolutions, products):
+    cudnn, cublas = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cublas.allow_tf32
+    cudnn.allow_tf32, cublas.allow_tf32 = convolutions, products
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cublas.allow_tf32 = before
 
 
 @pytest.mark.parametrize(
@@ -199,11 +211,10 @@ def test_the_encoders_step_drowns_in_tf32(host, vae):
 def test_steps_follow_what_the_device_computes(
     host, monkeypatch, dtype, device, capability, convolutions, products, expected
 ):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", products)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     precision, settings = host.module("nodes.comfy_adapter.precision"), host.module("sampler").NewtonSettings
     device = torch.device(device)
     codec = host.module("nodes.comfy_adapter.codec").PixelCodec(SimpleNamespace(vae_dtype=dtype, device=device))
-    assert (precision.delta_for(settings(), dtype, device), codec.step) == expected
-    assert precision.delta_for(settings(delta=0.3), dtype, device) == 0.3
+    with tf32_allowed(convolutions, products):
+        assert (precision.delta_for(settings(), dtype, device), codec.step) == expected
+        assert precision.delta_for(settings(delta=0.3), dtype, device) == 0.3

@@ -72,6 +72,82 @@ def test_a_model_pushed_out_of_memory_comes_back(host, graph):
     assert there == [True, True]
 
 
+class Pushing:
+    """A constraint that always asks for the same, and whose VAE pushes models out of memory first, in its own way."""
+
+    def __init__(self, push):
+        self.push = push
+
+    def bind(self, space):
+        return self
+
+    def error(self, x0, sigma):
+        self.push()
+        return torch.ones_like(x0)
+
+
+def partly(model):
+    """Half of its weights leave the device: the host does so when it needs memory for something small."""
+
+    def push():
+        freed = model.partially_unload(model.offload_device, model.model_size() // 2)
+        assert 0 < freed < model.model_size()
+
+    return push
+
+
+@pytest.mark.parametrize("how", ["all", "ControlNet", "half of the model"])
+def test_what_was_pushed_out_of_memory_comes_back_as_the_host_loads_it(host, graph, how, monkeypatch):
+    """ControlNets too, weights that were moved in part, and with the memory that the latent needs."""
+    import comfy.model_management as management
+    import tiny
+
+    folder = host.base / "models" / "controlnet"
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny.write_controlnet(folder / "pushed.safetensors")
+    net = host.run({
+        "net": node("ControlNetLoader", control_net_name="pushed.safetensors"),
+        "out": node("TestCapture", value=["net", 0]),
+    })[0]  # fmt: skip
+    model = host.run({"ckpt": graph["ckpt"], "out": node("TestCapture", value=["ckpt", 0])})[0].clone()
+    control, there, asked = net.control_model_wrapped, [], []
+
+    def watch(executor, *args, **kwargs):
+        loaded = management.loaded_models()
+        whole = [any(m is other for other in loaded) and m.loaded_size() == m.model_size() for m in (model, control)]
+        there.append(whole)
+        return executor(*args, **kwargs)
+
+    def only_control():
+        loaded = management.current_loaded_models
+        loaded.pop(next(i for i, m in enumerate(loaded) if m.model is control)).model_unload()
+
+    load = management.load_models_gpu
+
+    def listening(models, memory_required=0, **more):
+        asked.append((set(map(id, models)), memory_required))
+        return load(models, memory_required, **more)
+
+    monkeypatch.setattr(management, "load_models_gpu", listening)
+    model.add_wrapper_with_key("diffusion_model", "watch", watch)
+    push = {"all": management.unload_all_models, "ControlNet": only_control, "half of the model": partly(model)}[how]
+    graph |= {
+        "model": give(host, "MODEL", model),
+        "net": give(host, "CONTROL_NET", net),
+        "controlled": node(
+            "ControlNetApplyAdvanced", positive=["words", 0], negative=["words", 0], control_net=["net", 0],
+            image=["image", 0], strength=1.0, start_percent=0.0, end_percent=1.0,
+        ),
+        "pushing": give(host, "NEWTON_CONSTRAINT", Pushing(push)),
+    }  # fmt: skip
+    inputs = {"model": ["model", 0], "positive": ["controlled", 0], "constraint": ["pushing", 0], "steps": 2}
+    graph["sample"]["inputs"] |= inputs
+    sampled(host, graph)
+    assert there == [[True, True]] * 4
+    both = [request for request in asked if {id(model), id(control)} <= request[0]]
+    assert len(both) == 1 + 2 and both[1] == both[0] and both[0][1] > 0  # at the start, and after each push
+
+
 def test_thin_mask_lines_are_not_lost_by_our_node(host, graph):
     """Trap 1: the host's bilinear mask turns a one-pixel line into nothing; pooling keeps it."""
     mask = torch.zeros(1, 128, 128)
