@@ -23,11 +23,8 @@ class NewtonSettingsNode(io.ComfyNode):
                     "preset",
                     options=[*PRESETS, "custom"],
                     default="fast",
-                    tooltip="fast: one model call a step for masks and a second at the middle steps, two a step for "
-                    "other constraints. thorough: three Newton steps instead of one, six calls a step; for few steps "
-                    "that start from a picture, such as 6 at denoise .6 in super-resolution. paper: the published "
-                    "loop, 11 calls a step; use it with 20 steps and the scheduler 'simple'. custom: the widgets "
-                    "below.",
+                    tooltip=" ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+                    + " custom: the widgets below.",
                 ),
                 io.Int.Input(
                     "iterations",
@@ -95,8 +92,9 @@ class NewtonSettingsNode(io.ComfyNode):
                     round=False,
                     optional=True,
                     tooltip="Every preset: leave a picture alone at every step where its residual is this small; 0 "
-                    "always corrects. rms in the constraint's own units: for masks those of the latent, which spreads "
-                    "about 1; for pixel constraints white is 1. Constraint Report shows what is reached.",
+                    "always corrects. Each constraint is held against it by itself, in its own unit: masks by their "
+                    "rms in the latent, which spreads about 1; pixel constraints by their rms, white = 1; styles by "
+                    "their relative distance. Constraint Report shows what is reached.",
                 ),
                 io.Boolean.Input(
                     "conditional_only",
@@ -109,14 +107,14 @@ class NewtonSettingsNode(io.ComfyNode):
                     "hold",
                     default=fast.hold,
                     optional=True,
-                    tooltip="custom: masks are held, and their noise learns from the error of every step, at no "
-                    "further model call. Off: they take Newton steps, as published.",
+                    tooltip="custom: known values of masks are replaced, and their noise is corrected by the error of "
+                    "every step, at no further model call. Off: masks take Newton steps, as published.",
                 ),
                 io.Boolean.Input(
                     "resample",
                     default=fast.resample,
                     optional=True,
-                    tooltip="custom, with hold: at the middle steps, what masks leave open is drawn anew to fit, "
+                    tooltip="custom, with hold: at the middle steps, what masks leave unknown is drawn anew to fit, "
                     "at one model call each: 4 of 20 steps. For masks alone.",
                 ),
                 io.Int.Input(

@@ -26,23 +26,3 @@ from .ksampler import sample_latent, scheduler_names
 from .model_patch import SINGLE_STEP, constrain_model, constrain_sampler
 from .sampling import make_sampler
 from .scales import measured_scales
-
-__all__ = [
-    "NO_ENCODER",
-    "SINGLE_STEP",
-    "HostDenoiser",
-    "MultiPromptRun",
-    "PixelCodec",
-    "block_features",
-    "constrain_model",
-    "constrain_sampler",
-    "has_encoder",
-    "make_sampler",
-    "measured_scales",
-    "sample_latent",
-    "sample_with_prompts",
-    "samples_at_once",
-    "scheduler_names",
-    "simple_levels",
-    "start_latent",
-]
