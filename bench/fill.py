@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from masks import MASKS
+from pack import sampler
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -32,7 +33,7 @@ def module(name: str, file: Path):
 
 
 FILLS = module("fill", ROOT / "nodes" / "fill.py").FILLS
-known_weights = module("mask", ROOT / "sampler" / "operators" / "mask.py").known_weights
+known_weights = sampler.known_weights
 
 
 def load_vae(weights: dict[str, Tensor]) -> torch.nn.Module:

@@ -23,7 +23,7 @@ class Chain:
 
     def __init__(self, denoise: Denoiser, like: Tensor, seed: int):
         self.denoise, self.like = denoise, like
-        self.generators = noise.sample_generators(seed, len(like))
+        self.generators = noise.sample_generators(seed, range(len(like)))
 
     def noise(self) -> Tensor:
         return noise.noise_like(self.like, self.generators)

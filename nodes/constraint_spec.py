@@ -1,6 +1,6 @@
 """What travels over a CONSTRAINT socket, and where it is to act."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,8 @@ class LatentSpace:
         device: of the sampler.
         process_in, process_out: from a VAE's latent to the sampler's coordinates and back.
         percent_to_sigma: from progress (0 = start, 1 = end) to a noise level.
-        seed: of the run's noise.
+        seed, samples: of the run's noise, and the number of each sample in it.
+        batch_index: the latents' places in the batch that they were taken from; None: not known.
         weights_at: from a mask's weights and a noise level to the weights there; None: they stay the same.
     """
 
@@ -29,7 +30,20 @@ class LatentSpace:
     process_out: Callable[[Tensor], Tensor]
     percent_to_sigma: Callable[[float], float]
     seed: int = 0
+    samples: Sequence[int] = ()
+    batch_index: Sequence[int] | None = None
     weights_at: Callable[[Tensor, float], Tensor] | None = None
+
+    def per_latent(self, t: Tensor) -> Tensor:
+        """One of `t` (N, ...) for each latent: of a batch sampled in part its own, else repeated or cut as the host
+        does with masks; N = 1 stays, for it serves all.
+        """
+        count = self.shape[0]
+        if len(t) in (1, count):
+            return t
+        if self.batch_index is not None and max(self.batch_index) < len(t):
+            return t[list(self.batch_index)]
+        return t[torch.arange(count) % len(t)]
 
 
 class ConstraintSpec(Protocol):

@@ -37,14 +37,8 @@ class LatentMaskSpec:
                 f"{describe(space.shape)}. Use the VAE that belongs to the model, and for latent_image the LATENT "
                 "output of the same constraint node. Detailers and tiles want Constrain Model without a constraint."
             )
-        for name, t in (("picture", self.samples), ("mask", self.weights)):
-            if t.shape[0] not in (1, space.shape[0]):
-                raise ValueError(
-                    f"constraint: it holds {t.shape[0]} {name}s, but the batch has {space.shape[0]} latents. Give one "
-                    "for all of them or as many as there are latents."
-                )
-        y = space.process_in(self.samples.to(space.device, torch.float32))
-        weights = self.weights.to(y)
+        y = space.process_in(space.per_latent(self.samples).to(space.device, torch.float32))
+        weights = space.per_latent(self.weights).to(y)
         rms = (weights * y).square().mean().sqrt() / weights.square().mean().sqrt().clamp(min=1e-6)
         if weights.any() and not 0.05 < rms < 4:
             log.warning(
@@ -79,25 +73,34 @@ def check_image(image: Tensor, ratio: int) -> None:
 
 
 def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
-    """Mask as (B, H, W) at the picture's size; B is 1 or the picture's batch, or the picture's is 1."""
-    mask = mask.reshape(-1, *mask.shape[-2:]).float()
-    if not mask.any():
-        raise ValueError(
-            "mask: it is empty, so there is nothing to generate. Paint the region to regenerate (white, 1), for "
-            "example with the mask editor; a picture without transparency gives an empty mask."
-        )
-    if mask.shape[0] != image.shape[0] and 1 not in (mask.shape[0], image.shape[0]):
-        raise ValueError(
-            f"mask: there are {mask.shape[0]} masks for {image.shape[0]} pictures. Give one mask, or one for each."
-        )
+    """Mask (N, H, W) at the size of `image` (B, H, W, C): N is 1, B, or any number where B is 1.
+
+    Masks are repeated or cut to the pictures as the host does. A larger hard mask keeps every touched pixel, so that
+    thin lines are not lost; a larger soft one is averaged.
+    """
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().clamp(0, 1)
+    if 1 not in (len(mask), len(image)):
+        mask = mask[torch.arange(len(image)) % len(mask)]
     size = image.shape[1:3]
     if mask.shape[-2:] != size:
         log.warning(
             "mask: its size %dx%d differs from the picture's %dx%d; it was resized.",
             mask.shape[2], mask.shape[1], size[1], size[0],
         )  # fmt: skip
-        mask = F.interpolate(mask.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
-    return mask.clamp(0, 1)
+        mask = resized(mask, size)
+    if not mask.any():
+        raise ValueError(
+            "mask: it is empty, so there is nothing to generate. Paint the region to regenerate (white, 1), for "
+            "example with the mask editor; a picture without transparency gives an empty mask."
+        )
+    return mask
+
+
+def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    if size[0] > mask.shape[1] or size[1] > mask.shape[2]:
+        return F.interpolate(mask.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
+    hard = ((mask == 0) | (mask == 1)).all()
+    return (F.adaptive_max_pool2d if hard else F.adaptive_avg_pool2d)(mask, size)
 
 
 class LatentMaskConstraint(io.ComfyNode):
@@ -113,7 +116,7 @@ class LatentMaskConstraint(io.ComfyNode):
                 io.Image.Input("image", tooltip="The picture with a known part. Its size must suit the VAE."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="1 (white) = regenerate, 0 = keep. Values between give soft weights.",
+                    tooltip="1 (white) = regenerate, 0 = keep. Values between: the picture may change by that share.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Combo.Input(
@@ -161,9 +164,7 @@ class LatentMaskConstraint(io.ComfyNode):
     ) -> io.NodeOutput:
         check_image(image, vae.spacial_compression_encode())
         image = image[..., :3]
-        mask = fit_mask(mask, image).to(
-            image.device
-        )  # the host may keep pictures on the GPU, but loads masks elsewhere
+        mask = fit_mask(mask, image).to(image.device)  # the host may keep pictures on the GPU, but no masks
         batch = max(image.shape[0], mask.shape[0])
         filled = FILLS[fill](image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1))
         samples = vae.encode(filled)

@@ -127,7 +127,8 @@ def masked(picture: Tensor, mask: Tensor | None) -> tuple[LinearMeasurement, Ten
     mask = fit_mask(mask, image)
     pictures = max(len(image), len(mask))
     image, mask = image.expand(pictures, -1, -1, -1), mask.expand(pictures, -1, -1)
-    known = PixelMask.of((mask == 0).float().unsqueeze(1))
+    mask = (mask > 0).float()  # a pixel is measured or it is not
+    known = PixelMask.of((1 - mask).unsqueeze(1))
     return LinearMeasurement(known, known.A(image.movedim(-1, 1))), extend_fill(image, mask).movedim(-1, 1)
 
 

@@ -1,6 +1,6 @@
 """A measurement of the finished picture, as it travels over the CONSTRAINT socket."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,6 +13,7 @@ from ..sampler import (
     LinearMeasurement,
     Measurement,
     PixelConstraint,
+    PixelMask,
     SplitUpdate,
     perturbed,
     sample_generators,
@@ -52,7 +53,7 @@ class PixelSpec:
     def bind(self, space: LatentSpace) -> Constraint:
         self.check_latent(space)
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
-        measurement = self.measurement.to(space.device)
+        measurement = per_latent(self.measurement, space).to(space.device)
         difference = EncoderDifference(codec.decode, codec.encode, codec.step)
         linear = isinstance(measurement, LinearMeasurement)
         if self.direction != "forward only":
@@ -62,7 +63,7 @@ class PixelSpec:
             if not (linear or has_encoder(self.vae)):
                 raise ValueError(NO_ENCODER)
         if self.perturbation:
-            generators = sample_generators(space.seed, space.shape[0], offset=PERTURBATION)
+            generators = sample_generators(space.seed, space.samples, offset=PERTURBATION)
             to_latent = perturbed(to_latent, self.perturbation, generators)
         direction = PixelConstraint(measurement, codec.decode, to_latent, self.noise)
         if not (linear and has_encoder(self.vae)):
@@ -90,11 +91,16 @@ class PixelSpec:
                 f"vae: its latents have {self.vae.latent_channels} channels, but the one being sampled has "
                 f"{space.shape[1]}. Use the VAE that belongs to the model."
             )
-        if self.pictures not in (1, space.shape[0]):
-            raise ValueError(
-                f"constraint: it holds {self.pictures} pictures, but the batch has {space.shape[0]} latents. Give "
-                "one for all of them or as many as there are latents."
-            )
+
+
+def per_latent(measurement: Measurement, space: LatentSpace) -> Measurement:
+    """With one measured picture for each latent, see `LatentSpace.per_latent`."""
+    if not isinstance(measurement, LinearMeasurement):
+        return measurement
+    operator = measurement.operator
+    if isinstance(operator, PixelMask):
+        operator = PixelMask(space.per_latent(operator.known))
+    return replace(measurement, operator=operator, y=space.per_latent(measurement.y))
 
 
 def rgb_picture(image: Tensor) -> Tensor:

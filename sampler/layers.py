@@ -130,7 +130,7 @@ def infer_mask(
         on_round: told the number of each round and its mask.
     """
     batch, shape = len(image), image.shape[-2:]
-    generators = [g for s in range(settings.samples) for g in sample_generators(seed, batch, offset=s)]
+    generators = [g for s in range(settings.samples) for g in sample_generators(seed, range(batch), offset=s)]
 
     def uniform() -> Tensor:
         return random_uniform(shape, generators, settings.grain).to(image)
@@ -171,7 +171,7 @@ def sample_layers(
     """
     layers = []
     for number, (denoise, own) in enumerate(zip(denoisers, (m, 1 - m), strict=True)):
-        noise = noise_like(image, sample_generators(mixed_seed(seed, number), len(image), offset=1))
+        noise = noise_like(image, sample_generators(mixed_seed(seed, number), range(len(image)), offset=1))
         scales = denoise.scales(levels[0])
         x = scales.alpha * own * image + scales.s * noise
         mask, delta = LatentMask(image, own), 0.0  # without Newton steps nothing is perturbed

@@ -1,6 +1,7 @@
 """Fresh noise that depends on the seed and the sample alone."""
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -12,12 +13,15 @@ def mixed_seed(*parts: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def sample_generators(seed: int, batch: int, offset: int = 0) -> list[torch.Generator]:
-    """One CPU generator per sample, seeded by (seed, offset, sample index).
+def sample_generators(seed: int, samples: Iterable[int], offset: int = 0) -> list[torch.Generator]:
+    """One CPU generator per sample, seeded by (seed, offset, number of the sample).
 
     The same noise on every device, and a batch of two equals two batches of one.
+
+    Args:
+        offset: one for each stream of noise of a run.
     """
-    return [torch.Generator().manual_seed(mixed_seed(seed, offset, i)) for i in range(batch)]
+    return [torch.Generator().manual_seed(mixed_seed(seed, offset, i)) for i in samples]
 
 
 def noise_like(x: Tensor, generators: list[torch.Generator]) -> Tensor:

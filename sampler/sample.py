@@ -1,7 +1,7 @@
 """The method: sampling under a constraint by inexact Newton steps."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ def sample_constrained(
     advance_calls: int = 0,
     callback: Callable[[dict[str, Any]], None] = lambda info: None,
     plan: Plan | None = None,
+    samples: Sequence[int] | None = None,
 ) -> Tensor:
     """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * 2 K.
 
@@ -55,19 +56,20 @@ def sample_constrained(
         x: noisy start (B, C, ..., H, W) at sigmas[0].
         sigmas: L + 1 decreasing noise levels, usually ending in 0.
         delta: relative perturbation of the forward difference.
-        seed: of the fresh noise; sample b of a batch depends on (seed, b) only.
+        seed: of the fresh noise; a sample's own depends on the seed and its number only.
         advance: step of another sampler, from (i, x, x0) at sigmas[i] to x at sigmas[i + 1], in place of ours.
         advance_calls: model calls that `advance` makes in the whole run.
         callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `steps` (what was
             done, a `LevelInfo`).
         plan: of this run, where the caller has made it already.
+        samples: the number of each sample; None counts from 0.
 
     Raises:
         ValueError: the settings' `max_calls` is less than the run takes without corrections.
     """
     levels = levels_of(sigmas, denoise.scales)
     plan = plan or Plan(constraint, settings, levels, advance_calls)
-    generators = sample_generators(seed, x.shape[0])
+    generators = sample_generators(seed, range(len(x)) if samples is None else samples)
     replacement = Replacement(plan.masks, settings.rate_first, plan, generators) if plan.masks.terms else None
 
     def newton(denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level) -> tuple[Tensor, Tensor, LevelInfo]:

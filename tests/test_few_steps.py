@@ -28,7 +28,7 @@ def levels(steps):
 
 def drawn(steps, settings, own, weights=WEIGHTS):
     """Constrained by our renoise step, or along the model's own sampler, which noises x0 wholly anew."""
-    sigmas, generators = levels(steps), sample_generators(77, COUNT)
+    sigmas, generators = levels(steps), sample_generators(77, range(COUNT))
     x = analytic.start_noise(COUNT, 5, sigmas[0])
 
     def lcm(i, x, x0):
@@ -41,7 +41,7 @@ def drawn(steps, settings, own, weights=WEIGHTS):
 
 def stock(steps):
     """Stock lcm under a noise mask: known values carry the noise that they were drawn with."""
-    sigmas, generators = levels(steps), sample_generators(77, COUNT)
+    sigmas, generators = levels(steps), sample_generators(77, range(COUNT))
     x = analytic.start_noise(COUNT, 5, sigmas[0])
     noise = x / sigmas[0]
     for sigma, sigma_next in itertools.pairwise(sigmas):

@@ -53,7 +53,7 @@ def test_extend_fill_takes_the_nearest_known_pixel(host):
     fill = host.module("nodes.fill")
     image = torch.rand(2, 6, 6, 3, generator=torch.Generator().manual_seed(0))
     mask = torch.zeros(2, 6, 6)
-    mask[0, :, 3:] = 0.1  # any value above 0 is unknown
+    mask[0, :, 3:] = 1
     mask[1] = 1
     out = fill.extend_fill(image, mask)
     assert torch.equal(out[0, :, :3], image[0, :, :3])

@@ -66,19 +66,6 @@ def test_picture_that_does_not_fit_the_vae(host, graph):
     fails(host, graph, "image:", "126x100", "multiple of 8", "120x96")
 
 
-def test_batches_that_do_not_match(host, graph):
-    graph["image"] = give(host, "IMAGE", picture()[0].expand(2, -1, -1, -1))
-    graph["mask"] = give(host, "MASK", picture()[1].expand(3, -1, -1))
-    fails(host, graph, "mask:", "3 masks for 2 pictures")
-
-
-def test_constraint_for_another_batch(host, graph):
-    graph["image"] = give(host, "IMAGE", picture()[0].expand(2, -1, -1, -1))
-    graph["latent"] = node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=3)
-    graph["sample"]["inputs"]["latent_image"] = ["latent", 0]
-    fails(host, graph, "constraint:", "2 pictures", "3 latents")
-
-
 def test_constraint_of_another_size(host, graph):
     graph["latent"] = node("EmptyLatentImage", width=64, height=SIZE, batch_size=1)
     graph["sample"]["inputs"]["latent_image"] = ["latent", 0]

@@ -37,9 +37,9 @@ def graph(host):
 def held_errors(host, monkeypatch, run):
     """e of held masks at each noise level of a run."""
     loop, seen = host.module("sampler.replacement"), []
-    measured = loop.residual
+    measured = loop.masked_rms
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "residual", lambda e: (seen.append(e.clone()), measured(e))[1])
+        patch.setattr(loop, "masked_rms", lambda e: (seen.append(e.clone()), measured(e))[1])
         run()
     return seen
 

@@ -79,7 +79,9 @@ def test_the_drawing_shows_the_figures(host):
     never = sampler.Report((level(1.0, float("nan"), "silent"),), ("rms",), ((float("nan"),),))
     for report in (sampler.Report(), never):
         assert draw.draw_report(report).width == draw.WIDTH
-    two = sampler.Report(never.levels, ("rms", "rms"), never.residual * 2)
+    silent = (float("nan"),)
+    levels = (sampler.LevelReport(1.0, (silent, silent), (0.0,), 0, False, "silent"),)
+    two = sampler.Report(levels, ("rms", "rms"), (silent, silent))
     assert draw.draw_report(two).height > draw.draw_report(never).height and two.labels() == ["rms (1)", "rms (2)"]
     assert len(marks(drawn([0.5]))[0])
     assert set(draw.MARKS) == set(sampler.WHY) - {"silent"}

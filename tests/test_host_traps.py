@@ -72,14 +72,11 @@ def test_a_model_pushed_out_of_memory_comes_back(host, graph):
     assert there == [True, True]
 
 
-class Pushing:
+class Pushing(ByError):
     """A constraint that always asks for the same, and whose VAE pushes models out of memory first, in its own way."""
 
     def __init__(self, push):
         self.push = push
-
-    def bind(self, space):
-        return self
 
     def error(self, x0, sigma):
         self.push()

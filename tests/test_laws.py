@@ -83,7 +83,7 @@ def test_hidden_mean_approaches_the_posterior_mean():
 
 def replacement(x, prior, y, weights):
     """Known pixels pasted into every estimate: the usual way, at the same noise and levels."""
-    generators, denoise = sample_generators(0, len(x)), prior.denoiser()
+    generators, denoise = sample_generators(0, range(len(x))), prior.denoiser()
     for sigma, sigma_next in itertools.pairwise(LEVELS):
         here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         x0 = weights * y + (1 - weights) * denoise(x, sigma)
@@ -119,14 +119,14 @@ def test_batch_of_two_is_two_batches_of_one():
 
 
 def test_noise_of_a_sample_depends_on_seed_and_index_only():
-    draw = [torch.randn(4, generator=g) for g in sample_generators(3, 3)]
-    again = [torch.randn(4, generator=g) for g in sample_generators(3, 2)]
+    draw = [torch.randn(4, generator=g) for g in sample_generators(3, range(3))]
+    again = [torch.randn(4, generator=g) for g in sample_generators(3, range(2))]
     assert torch.equal(draw[0], again[0]) and torch.equal(draw[1], again[1])
     assert not torch.equal(draw[0], draw[1])
-    assert not torch.equal(draw[0], torch.randn(4, generator=sample_generators(4, 1)[0]))
+    assert not torch.equal(draw[0], torch.randn(4, generator=sample_generators(4, [0])[0]))
     # The host's noise generator is seeded with the plain seed, and only its lower 32 bits count.
     assert not torch.equal(draw[0], torch.randn(4, generator=torch.Generator().manual_seed(3)))
-    far = torch.randn(4, generator=sample_generators(3 + 2**32, 1)[0])
+    far = torch.randn(4, generator=sample_generators(3 + 2**32, [0])[0])
     assert not torch.equal(draw[0], far)
 
 

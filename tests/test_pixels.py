@@ -129,7 +129,7 @@ def test_the_perturbation_is_of_its_size_and_a_samples_own():
 
     x0 = torch.zeros(2, 4, 64, 64)
     for batch in (x0, x0[:1]):
-        shaken = perturbed(to_latent, 0.1, sample_generators(0, len(batch), offset=2))
+        shaken = perturbed(to_latent, 0.1, sample_generators(0, range(len(batch)), offset=2))
         for _ in range(2):
             shaken(batch, lambda p: p, Identity())
     assert looked[0].std().item() == pytest.approx(0.1, rel=0.05)

@@ -48,7 +48,7 @@ def test_paper_preset_is_the_published_loop():
         x = u / a.sqrt()
         return (x - prior.x0(x, sigma.reshape(1))) / sigma
 
-    generators = sample_generators(0, 1)
+    generators = sample_generators(0, [0])
     noises = [noise_like(x, generators) for _ in levels[:-1]]
     ours = sample_constrained(
         prior.denoiser(), x, levels, LatentMask(truth, weights), PRESETS["paper"], delta=0.005, seed=0
@@ -80,7 +80,7 @@ def iterated_loop(x0_model, x, levels, y, mask, noises, length):
 def test_steps_of_a_level_see_the_estimate_anew_and_the_last_carries_it():
     prior = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
     truth, weights = prior.draw(1, seed=7).double(), analytic.half_mask()[0].double()
-    levels, generators = [*analytic.released_levels()[::3], 0.0], sample_generators(0, 1)
+    levels, generators = [*analytic.released_levels()[::3], 0.0], sample_generators(0, [0])
     x = analytic.start_noise(1, 3, levels[0]).double()
     noises = [noise_like(x, generators) for _ in levels[:-1]]
     denoise, mask = prior.denoiser(), LatentMask(truth, weights)

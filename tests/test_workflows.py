@@ -212,3 +212,11 @@ def test_layers_give_the_picture_again(host, name, splits):
     pictures = [(255 * t).round() for t in seen]
     for i, p in enumerate(pictures):
         assert any((p - q).abs().max() <= 1 for j, q in enumerate(pictures) if j != i)
+
+
+def test_the_help_page_says_what_each_preset_does():
+    from newton_pack.sampler import PRESETS
+
+    page = (ROOT / "web" / "docs" / "NewtonSettings.md").read_text(encoding="utf-8")
+    for name, preset in PRESETS.items():
+        assert preset.about and f"- **{name}**: {preset.about}\n" in page

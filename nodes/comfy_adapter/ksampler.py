@@ -73,7 +73,10 @@ def sample_latent(
     sigmas = comfy.samplers.KSampler(model, steps, model.load_device, scheduler=scheduler, denoise=denoise).sigmas
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     progress, reports = NodeProgress(model), [Report()]  # without any noise level the sampler is never started
-    sampler = make_sampler(constraint, settings, on_call=progress.call, on_report=reports.append, raw_mask=mask)
+    sampler = make_sampler(
+        constraint, settings, on_call=progress.call, on_report=reports.append, raw_mask=mask,
+        batch_index=latent.get("batch_index"),
+    )  # fmt: skip
     out = comfy.sample.sample_custom(
         model, noise, cfg, sampler, sigmas, positive, negative, samples, noise_mask=mask, callback=progress.level,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,

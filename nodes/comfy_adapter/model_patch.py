@@ -1,5 +1,6 @@
 """The method in graphs that sample with other nodes than ours."""
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from ...sampler import NewtonSettings
 from ..combine import Part, SumSpec
 from ..constraint_spec import ConstraintSpec
-from .sampling import newton_function
+from .sampling import NewtonKSampler, newton_function
 
 WRAPPER_KEY = "newton_constrained_sampling"
 
@@ -39,7 +40,7 @@ def constrain_sampler(
                 "constraint: the model or Constrain Sampler carries one, and the sampler that is driven another. Join "
                 "them with Combine Constraints and connect the result in one place."
             )
-        return comfy.samplers.KSAMPLER(newton_function, options | {"constraint": constraint or options["constraint"]})
+        return NewtonKSampler(options | {"constraint": constraint or options["constraint"]})
     name = function.__name__.removeprefix("sample_")
     if name not in SINGLE_STEP:
         raise ValueError(
@@ -51,7 +52,7 @@ def constrain_sampler(
         "constraint": constraint, "settings": settings, "base_sampler": partial(function, **options),
         "base_calls": SINGLE_STEP[name],
     }  # fmt: skip
-    return comfy.samplers.KSAMPLER(newton_function, driven, sampler.inpaint_options)
+    return NewtonKSampler(driven, sampler.inpaint_options)
 
 
 class ConstrainedSampling:
@@ -61,6 +62,9 @@ class ConstrainedSampling:
         self.constraint, self.settings = constraint, settings
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        bound = inspect.signature(executor.class_obj.sample).bind(*args, **kwargs).arguments
+        if self.constraint is None and bound.get("denoise_mask") is None:
+            return executor(*args, **kwargs)  # nothing to obey
         sampler = constrain_sampler(executor.class_obj, self.constraint, self.settings)
         # The sampler of a graph is cached: the chain goes on with a new one instead of changing it.
         chain = comfy.patcher_extension.WrapperExecutor.new_class_executor(

@@ -1,7 +1,9 @@
 """The method as a sampler function of the host."""
 
+import hashlib
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.samplers
@@ -39,15 +41,18 @@ def bind_constraint(
     mask: Tensor | None,
     model_options: dict[str, Any],
     seed: int,
+    samples: Sequence[int],
+    batch_index: Sequence[int] | None,
 ) -> Constraint:
     """The constraint in the sampler's coordinates; without one, the latent's noise mask becomes it."""
     base = model_k.inner_model.inner_model
     weights_at = weights_over_time(model_options, model_k.inner_model, model_k.sigmas)
     if constraint is not None:
-        to_sigma = base.model_sampling.percent_to_sigma
-        return constraint.bind(
-            LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma, seed, weights_at)
-        )
+        space = LatentSpace(
+            x.shape, x.device, base.process_latent_in, base.process_latent_out, base.model_sampling.percent_to_sigma,
+            seed, samples, batch_index, weights_at,
+        )  # fmt: skip
+        return constraint.bind(space)
     weights = noise_mask_weights(raw_mask, mask, x.shape, weights_at)
     if weights is None or not weights.any():
         return WeightedSum(())
@@ -79,6 +84,8 @@ def newton_function(
     on_call: Callable[[int, int], None] = lambda done, total: None,
     on_report: Callable[[Report], None] = lambda report: None,
     raw_mask: Tensor | None = None,
+    samples: Sequence[int] | None = None,
+    batch_index: Sequence[int] | None = None,
     base_sampler: Callable[..., Tensor] | None = None,
     base_calls: int = 0,
 ) -> Tensor:
@@ -88,6 +95,8 @@ def newton_function(
         on_call: told the calls done and in all, after each; in all is corrected at the end.
         on_report: given the report of the run at its end.
         raw_mask: the latent's noise mask before the host interpolates it; a constraint has precedence.
+        samples: the number of each sample in the run's noise, see `numbers_of`; None counts from 0.
+        batch_index: the latents' places in the batch that they were taken from.
         base_sampler: sampler function that takes the step from one noise level to the next instead of ours; with
             nothing to obey it runs as it is.
         base_calls: what it calls the model for beyond the estimate it is given, at each level but a last one of 0.
@@ -97,9 +106,9 @@ def newton_function(
     guider, base = model_k.inner_model, model_k.inner_model.inner_model
     check_latent(x.shape, base.latent_format)
     models = LoadedModels(guider)  # before a constraint's VAE can push them out
-    seed = extra_args.get("seed") or 0
+    seed, samples = extra_args.get("seed") or 0, samples or range(len(x))
     mask, options = extra_args["denoise_mask"], extra_args["model_options"]
-    bound = bind_constraint(constraint, model_k, x, raw_mask, mask, options, seed)
+    bound = bind_constraint(constraint, model_k, x, raw_mask, mask, options, seed, samples, batch_index)
     nothing = bound == WeightedSum(())
     if nothing and base_sampler is not None:
         return base_sampler(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
@@ -129,7 +138,9 @@ def newton_function(
     denoise, step = Denoiser(model, scales, perturbed_call, lambda: host.x0_cond), base_step if base_sampler else None
     delta = delta_for(settings, base.manual_cast_dtype or base.get_dtype(), x.device)
     with tqdm(total=plan.total, disable=disable, unit="call") as bar:
-        out = sample_constrained(denoise, x, levels, bound, settings, delta, seed, step, other_calls, level_done, plan)
+        out = sample_constrained(
+            denoise, x, levels, bound, settings, delta, seed, step, other_calls, level_done, plan, samples
+        )
         bar.total = host.calls
     if host.calls < plan.total:  # a residual target was reached, or a mask not active where it would be resampled
         on_call(host.calls, host.calls)
@@ -140,8 +151,36 @@ def newton_function(
     return out
 
 
-def make_sampler(
-    constraint: ConstraintSpec | None, settings: NewtonSettings, **options: Any
-) -> comfy.samplers.KSAMPLER:
+class NewtonKSampler(comfy.samplers.KSAMPLER):
+    """A SAMPLER of the host that runs `newton_function`; its options are further arguments of it."""
+
+    def __init__(self, options: dict[str, Any], inpaint_options: dict[str, Any] | None = None):
+        super().__init__(newton_function, options, inpaint_options or {})
+
+    def sample(
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor, *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        numbered = comfy.samplers.KSAMPLER(
+            newton_function, self.extra_options | {"samples": numbers_of(noise)}, self.inpaint_options
+        )
+        return numbered.sample(model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+
+def numbers_of(noise: Tensor) -> list[int]:
+    """A number for each sample that follows from its starting noise (B, ...), whatever batch it is sampled in.
+
+    So one picture of a batch can be sampled again by itself, at every door. Samples of equal noise are counted.
+    """
+    seen: Counter[int] = Counter()
+    numbers = []
+    for sample in noise.float().cpu():
+        digest = int.from_bytes(hashlib.blake2b(sample.numpy().tobytes(), digest_size=8).digest(), "little")
+        numbers.append(digest + seen[digest])
+        seen[digest] += 1
+    return numbers
+
+
+def make_sampler(constraint: ConstraintSpec | None, settings: NewtonSettings, **options: Any) -> NewtonKSampler:
     """Our SAMPLER; `options` are further arguments of `newton_function`."""
-    return comfy.samplers.KSAMPLER(newton_function, {"constraint": constraint, "settings": settings, **options})
+    return NewtonKSampler({"constraint": constraint, "settings": settings, **options})
