@@ -32,3 +32,21 @@ def vae(host):
         "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "out": node("TestCapture", value=["ckpt", 2]),
     })[0]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A running ComfyUI with the pack; for the modules that mark themselves `browser.needs_browser`."""
+    from browser import running_server
+
+    with running_server() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    """The editor of that server in Chromium: a Playwright page."""
+    from browser import editor_page
+
+    with editor_page(server.url) as page:
+        yield page
