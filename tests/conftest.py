@@ -16,6 +16,13 @@ if PACK not in sys.modules:
     spec.loader.exec_module(module)
 
 
+def pytest_collection_modifyitems(items):
+    """`-m law`: the tests that need no ComfyUI."""
+    for item in items:
+        if not {"host", "server"} & set(item.fixturenames):
+            item.add_marker("law")
+
+
 @pytest.fixture(scope="session")
 def host():
     from host import Host
