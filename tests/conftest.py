@@ -16,6 +16,13 @@ if PACK not in sys.modules:
     spec.loader.exec_module(module)
 
 
+def pytest_collection_modifyitems(items):
+    """`-m law`: the tests that need no ComfyUI."""
+    for item in items:
+        if not {"host", "server"} & set(item.fixturenames):
+            item.add_marker("law")
+
+
 @pytest.fixture(scope="session")
 def host():
     from host import Host
@@ -32,3 +39,21 @@ def vae(host):
         "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "out": node("TestCapture", value=["ckpt", 2]),
     })[0]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A running ComfyUI with the pack; for the modules that mark themselves `browser.needs_browser`."""
+    from browser import running_server
+
+    with running_server() as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    """The editor of that server in Chromium: a Playwright page."""
+    from browser import editor_page
+
+    with editor_page(server.url) as page:
+        yield page

@@ -1,0 +1,63 @@
+"""The real server with the real web UI in the system's Chromium, driven by Playwright."""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ON_CI = bool(os.environ.get("CI"))
+# On CI a missing browser is an error, never a reason to skip.
+needs_browser = [
+    pytest.mark.skipif(CHROMIUM is None and not ON_CI, reason="no Chromium found"),
+    pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set"),
+]
+
+
+def server_class() -> type:
+    spec = importlib.util.spec_from_file_location("headless", ROOT / "tools" / "headless.py")
+    sys.modules["headless"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Host
+
+
+@contextmanager
+def running_server() -> Iterator[Any]:
+    """A ComfyUI with the pack, the demo's pictures as inputs, and no tutorial over the graph."""
+    with server_class()() as host:
+        pictures = shutil.copytree(ROOT / "demo" / "images", host.base / "input", dirs_exist_ok=True)
+        shutil.copy(pictures / "ncs_half.png", pictures / "example.png")  # every ComfyUI has one of this name
+        (user := host.base / "user" / "default").mkdir(parents=True, exist_ok=True)
+        (user / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")
+        yield host
+
+
+@contextmanager
+def editor_page(url: str) -> Iterator[Any]:
+    """A Playwright page with the editor ready at 1400 x 850."""
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "no Chromium found"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page(viewport={"width": 1400, "height": 850})
+        page.set_default_timeout(120_000)
+        page.goto(url)
+        page.wait_for_function("window.app?.graph && window.app.extensionManager && window.LiteGraph")
+        yield page
+        chromium.close()
+
+
+def load_workflow(page: Any, file: Path) -> None:
+    """Open a workflow file in the editor."""
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    page.evaluate("(workflow) => window.app.loadGraphData(workflow)", workflow)
+    page.wait_for_function("(count) => window.app.graph._nodes.length === count", arg=len(workflow["nodes"]))
