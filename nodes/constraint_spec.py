@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..sampler import Constraint
+from ..sampler import Constraint, WeightedSum
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ class LatentSpace:
 class ConstraintSpec(Protocol):
     """What travels over a CONSTRAINT socket: it becomes a constraint once the model is known."""
 
-    def bind(self, space: LatentSpace) -> Constraint: ...
+    def bind(self, space: LatentSpace) -> Constraint | WeightedSum: ...

@@ -12,6 +12,7 @@ from .operators.mask import LatentMask, frame_weights, interpolated_weights, kno
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
 from .pixel import (
+    Backprojection,
     EncoderDifference,
     FixedPoint,
     Identity,

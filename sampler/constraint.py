@@ -90,20 +90,25 @@ class WeightedSum:
     def with_target(self, target: float) -> "WeightedSum":
         return WeightedSum(tuple(replace(t, target=target) for t in self.terms))
 
-    def update(self, x0: Tensor, sigma: float) -> Update | None:
-        """None where no term is active."""
+    def active(self, sigma: float) -> bool:
+        """Whether any term is."""
+        return any(t.active(sigma) for t in self.terms)
+
+    def update(self, x0: Tensor, sigma: float) -> Update:
+        """Where a term is active."""
         updates = [t.update(x0, sigma) if t.active(sigma) else None for t in self.terms]
         found = [(t.weight, update) for t, update in zip(self.terms, updates, strict=True) if update is not None]
-        if not found:
-            return None
         residual = by_term([update and update.residual for update in updates], x0)
         if len(found) == 1:
             return found[0][1]._replace(residual=residual)
-        e = sum(weight * unit_max(update.e) for weight, update in found)
+        e = torch.stack([weight * unit_max(update.e) for weight, update in found]).sum(0)
         known = [(weight, update.x0_step) for weight, update in found if update.x0_step is not None]
-        total = sum(weight for weight, _ in known)
-        x0_step = (lambda: sum(weight * step() for weight, step in known) / total) if known else None
-        return Update(e, residual, x0_step, incomplete=len(known) < len(found))
+
+        def x0_step() -> Tensor:
+            total = sum(weight for weight, _ in known)
+            return torch.stack([weight * step() for weight, step in known]).sum(0) / total
+
+        return Update(e, residual, x0_step if known else None, incomplete=len(known) < len(found))
 
     def residual(self, x0: Tensor, sigma: float) -> Tensor:
         """(T, B), NaN for terms that are inactive."""

@@ -1,6 +1,6 @@
 """The diffusion model as the method sees it: a denoiser and the scales of its input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ class Level(NamedTuple):
     scales: Scales
 
 
-def levels_of(sigmas: list[float], scales: Callable[[float], Scales]) -> list[Level]:
+def levels_of(sigmas: Sequence[float], scales: Callable[[float], Scales]) -> list[Level]:
     return [Level(i, sigma, scales(sigma)) for i, sigma in enumerate(sigmas)]
 
 

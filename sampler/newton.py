@@ -50,23 +50,25 @@ def newton_steps(
         The moved x, the estimate x0 that belongs to it, and what was done.
     """
     nu, sigma_data = cur.scales.nu, cur.scales.sigma_data
-    update, length = constraint.update(x0, cur.sigma), x.new_zeros(len(x))
-    if update is None:
+    length = x.new_zeros(len(x))
+    if not constraint.active(cur.sigma):
         return x, x0, LevelInfo(constraint.no_residual(x0), length, 0, "silent")
+    update = constraint.update(x0, cur.sigma)
     first = update.residual
-    for k, rate in enumerate(settings.rates()[:iterations]):
-        if k:
-            x0 = denoise(x, cur.sigma)
-            update = constraint.update(x0, cur.sigma)
+    for k, rate in enumerate(settings.rates()[:iterations], start=1):
         # The one place where the host waits for the device.
         if settings.residual_target and not constraint.unsatisfied(update.residual):
-            return x, x0, LevelInfo(first, length, k, "target")
+            return x, x0, LevelInfo(first, length, k - 1, "target")
         je = forward_difference(denoise, x, cur.sigma, x0, update.e, delta)  # J e * (delta nu / max|e|)
         length = torch.maximum(length, step_length(rate * nu, je, update.e, delta * nu))
         d = unit_max(je)  # J e / max|J e|
         x = x + rate * nu * d  # x <- x + lambda nu J e / max|J e|
-    if iterations:
-        x0 = extrapolate_x0(x0, rate * sigma_data * d, update) if settings.carry else denoise(x, cur.sigma)
+        if k == iterations and settings.carry:
+            x0 = extrapolate_x0(x0, rate * sigma_data * d, update)
+        else:
+            x0 = denoise(x, cur.sigma)
+        if k < iterations:
+            update = constraint.update(x0, cur.sigma)
     stop = "iterations" if iterations == settings.iterations else "budget"
     return x, x0, LevelInfo(first, length, iterations, stop)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +15,8 @@ from .operators.linear import LinearOperator
 PixelMap = Callable[[Tensor], Tensor]
 
 
-class Measurement(Protocol):
-    """What is asked of a picture I, (B, 3, ..., H, W) in [0, 1]."""
-
-    def data_residual(self, picture: Tensor) -> Tensor:
-        """r, zero where the picture satisfies what is asked, in units of the picture."""
-        ...
+class Backprojection(Protocol):
+    """From a residual r to a change of the picture, (B, 3, ..., H, W)."""
 
     def A_dagger(self, r: Tensor) -> Tensor:
         """A change of the picture that undoes r."""
@@ -30,13 +26,21 @@ class Measurement(Protocol):
         """The change of the picture that lowers |r| fastest."""
         ...
 
+
+class Measurement(Backprojection, Protocol):
+    """What is asked of a picture I, (B, 3, ..., H, W) in [0, 1]."""
+
+    def data_residual(self, picture: Tensor) -> Tensor:
+        """r, zero where the picture satisfies what is asked, in units of the picture."""
+        ...
+
     def to(self, device: torch.device) -> "Measurement":
         """The same in single precision on a device."""
         ...
 
 
-LatentMap = Callable[[Tensor, PixelMap, Measurement], Tensor]
-"""From x0, the residual r of a picture, and the measurement that r belongs to, to e in x0 space."""
+LatentMap = Callable[[Tensor, PixelMap, Any], Tensor]
+"""From x0, the residual r of a picture, and the `Backprojection` that belongs to r, to e in x0 space."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class EncoderDifference:
     encode: PixelMap
     step: float
 
-    def __call__(self, x0: Tensor, residual: PixelMap, measurement: Measurement) -> Tensor:
+    def __call__(self, x0: Tensor, residual: PixelMap, measurement: Backprojection) -> Tensor:
         picture = self.decode(x0)
         e_pixel = measurement.A_dagger(residual(picture))
         length = max_abs(e_pixel)

@@ -1,6 +1,7 @@
 """What a run does at which noise level, within a limit of model calls."""
 
 import math
+import sys
 from collections.abc import Sequence
 
 from .constraint import Constraint, WeightedSum, as_sum
@@ -70,7 +71,7 @@ class Plan:
         self.newton = WeightedSum(tuple(t for t, r in zip(terms, replaced, strict=True) if not r))
         self.masks = WeightedSum(tuple(t for t, r in zip(terms, replaced, strict=True) if r))
         self.settings, self.levels = settings, levels
-        self.active = [level for level in levels[:-1] if any(t.active(level.sigma) for t in self.newton.terms)]
+        self.active = [level for level in levels[:-1] if self.newton.active(level.sigma)]
         masks_alone = not self.newton.terms
         self.iterations = 0 if masks_alone else settings.iterations
         self.order = settings.order if masks_alone else 1
@@ -78,7 +79,7 @@ class Plan:
 
         plain, count = len(levels) - 1 + other_calls, len(self.active)
         check_limit(settings.max_calls, len(levels) - 1, plain)
-        spare = settings.max_calls - plain if settings.max_calls else math.inf
+        spare = (settings.max_calls or sys.maxsize) - plain
         self.corrections_left = min(spare, newton_calls(count * self.iterations, count, settings.carry))
         steps = affordable_steps(self.corrections_left, count, settings.carry)
         corrections = newton_calls(steps, count, settings.carry)
@@ -97,7 +98,7 @@ class Plan:
         self.corrections_left -= calls
 
     def may_resample(self, level: Level) -> bool:
-        return self.resamples and in_resample_window(level) and any(t.active(level.sigma) for t in self.masks.terms)
+        return self.resamples and in_resample_window(level) and self.masks.active(level.sigma)
 
     def do_resample(self, i: int) -> bool:
         """Whether the i-th level is resampled; counts it."""

@@ -10,7 +10,7 @@ from .constraint import WeightedSum, by_term
 from .denoiser import Denoiser, Level, max_abs, per_sample
 from .newton import LevelInfo
 from .noise import noise_like
-from .operators.mask import masked_rms
+from .operators.mask import LatentMask, masked_rms
 from .plan import Plan
 from .step import ddim_step
 
@@ -66,7 +66,7 @@ class Replacement:
         if known is None:
             residual = torch.cat([info.residual, self.masks.no_residual(x0)])
             return x, x0, info._replace(residual=residual)
-        x, x0 = self.correct(x, x0, denoise.guidance, cur)
+        x, x0 = self.correct(x, x0, known, denoise.guidance, cur)
         self.guidance = (1 - known.weights.to(x0)) * denoise.guidance
         stop = info.stop
         if stop == "silent":
@@ -102,6 +102,7 @@ class Replacement:
                 residuals.append(None)
                 continue
             mask = term.constraint
+            assert isinstance(mask, LatentMask)
             w = mask.weights_now(sigma)
             residuals.append(masked_rms(w * (mask.y - x0_cond)))
             if term.target:
@@ -109,18 +110,20 @@ class Replacement:
             active.append((term.weight * w, w, mask.y))
         if not active:
             return None
-        total = sum(share for share, *_ in active)
-        y = sum(share * y for share, _, y in active) / torch.where(total > 0, total, 1.0)
+        total = functools.reduce(torch.add, (share for share, *_ in active))
+        y = functools.reduce(torch.add, (share * y for share, _, y in active)) / torch.where(total > 0, total, 1.0)
         return Known(functools.reduce(torch.maximum, (w for _, w, _ in active)), y, by_term(residuals, x0_cond))
 
-    def correct(self, x: Tensor, x0: Tensor, guidance: Tensor | float, cur: Level) -> tuple[Tensor, Tensor]:
+    def correct(
+        self, x: Tensor, x0: Tensor, known: Known, guidance: Tensor | float, cur: Level
+    ) -> tuple[Tensor, Tensor]:
         """x moved along e and x0 with the known values, (B, C, ..., H, W) both; per sample.
 
         Args:
             guidance: what guidance added to x0, of its shape, or 0.
         """
-        off = self.known.weights * (self.known.y - x0)
-        e = off + self.known.weights * guidance
+        off = known.weights * (known.y - x0)
+        e = off + known.weights * guidance
         length = (self.rate / max_abs(e).clamp(min=1e-30)).clamp(max=GAIN / cur.scales.sigma_data)
         return x + length * cur.scales.nu * e, x0 + off
 
@@ -133,9 +136,10 @@ class Replacement:
         """
         alpha, s, _ = cur.scales
         x0 = denoise(x, cur.sigma)
-        self.known = self.known_at(x0 - denoise.guidance, cur.sigma)
-        weights = self.known.weights.to(x)
-        corrected, x0 = self.correct(x, x0, denoise.guidance, cur)
+        known = self.known_at(x0 - denoise.guidance, cur.sigma)
+        assert known is not None  # the plan resamples where a mask is active
+        weights = known.weights.to(x)
+        corrected, x0 = self.correct(x, x0, known, denoise.guidance, cur)
         x0 = x0 - (1 - weights) * denoise.guidance
         fresh = (1 - weights**2).sqrt()  # noise keeps its variance where weights are soft
         drawn = alpha * x0 + weights * (corrected - alpha * x0) + fresh * s * noise

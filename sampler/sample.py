@@ -81,8 +81,7 @@ def sample_constrained(
     def observe(cur: Level, x: Tensor, x0: Tensor, info: LevelInfo) -> None:
         callback({"i": cur.i, "x": x, "sigma": cur.sigma, "denoised": x0, "steps": info})
 
-    def other_sampler(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
-        return advance(cur.i, x, x0)
-
-    step = other_sampler if advance else Ancestral(generators, settings.eta, plan.order, levels, replacement)
+    step = Ancestral(generators, settings.eta, plan.order, levels, replacement)
+    if advance is not None:
+        step = lambda x, x0, cur, nxt: advance(cur.i, x, x0)  # noqa: E731
     return sample(denoise, x, levels, newton, replacement, step, observe)

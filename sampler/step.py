@@ -46,10 +46,11 @@ class Ancestral:
         self.previous: tuple[Tensor, Scales] | None = None
 
     def __call__(self, x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
-        masked = self.replacement is not None and self.replacement.known is not None
-        x0_cond = self.replacement.x0_cond(x0) if masked else x0
-        second = masked and self.order == 2
-        ahead = x0_midpoint(x0_cond, cur.scales, nxt.scales, self.previous) + (x0 - x0_cond) if second else x0
+        x0_cond = ahead = x0
+        if self.replacement is not None and self.replacement.known is not None:
+            x0_cond = self.replacement.x0_cond(x0)
+            if self.order == 2:
+                ahead = x0_midpoint(x0_cond, cur.scales, nxt.scales, self.previous) + (x0 - x0_cond)
         self.previous = x0_cond, cur.scales
         up = self.authors[cur.i] if self.authors and nxt.scales.s > 0 else sigma_up(cur.scales, nxt.scales, self.eta)
         return renoise(x, ahead, cur.scales, nxt.scales, up, noise_like(x, self.generators))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from ...sampler import Measurement, tiled
+from ...sampler import Backprojection, tiled
 from .precision import encoder_step
 
 Map = Callable[[Tensor], Tensor]
@@ -105,7 +105,7 @@ class PixelCodec:
 
         return self.process_in(self.over_tiles(one, picture, self.ratio, 1))
 
-    def decoder_vjp(self, x0: Tensor, residual: Map, measurement: Measurement) -> Tensor:
+    def decoder_vjp(self, x0: Tensor, residual: Map, measurement: Backprojection) -> Tensor:
         """The vector-Jacobian product of the unclamped decoder at x0 with A* r, r = residual(Dec(x0)), by autograd.
 
         Raises:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.samplers
@@ -43,7 +44,7 @@ def bind_constraint(
     seed: int,
     samples: Sequence[int],
     batch_index: Sequence[int] | None,
-) -> Constraint:
+) -> Constraint | WeightedSum:
     """The constraint in the sampler's coordinates; without one, the latent's noise mask becomes it."""
     base = model_k.inner_model.inner_model
     weights_at = weights_over_time(model_options, model_k.inner_model, model_k.sigmas)
@@ -125,7 +126,7 @@ def newton_function(
     frozen = FrozenGuidance(host, host.model_options) if settings.conditional_only else None
     model, perturbed_call = (frozen.model, frozen.perturbed_call) if frozen else (host, None)
 
-    def base_step(i: int, x: Tensor, x0: Tensor) -> Tensor:
+    def base_step(base_sampler: Callable[..., Tensor], i: int, x: Tensor, x0: Tensor) -> Tensor:
         # A sampler's noise starts anew with its seed, so every level gets one of its own.
         extra = host.extra_args | {"seed": mixed_seed(seed, i)}
         return base_sampler(CachedFirstCall(model_k, model, x0), x, sigmas[i : i + 2], extra_args=extra, disable=True)
@@ -135,7 +136,8 @@ def newton_function(
         if callback is not None:
             callback(info)
 
-    denoise, step = Denoiser(model, scales, perturbed_call, lambda: host.x0_cond), base_step if base_sampler else None
+    denoise = Denoiser(model, scales, perturbed_call, lambda: host.x0_cond)
+    step = None if base_sampler is None else partial(base_step, base_sampler)
     delta = delta_for(settings, base.manual_cast_dtype or base.get_dtype(), x.device)
     with tqdm(total=plan.total, disable=disable, unit="call") as bar:
         out = sample_constrained(
