@@ -23,6 +23,7 @@ from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
 from .doors import SINGLE_STEP, constrain_model, constrain_sampler
 from .guidance import Conditional
 from .guider import Turns, sample_in_turns, samples_at_once, simple_levels
+from .inspection import Inspection, NoGradient, inspect_model
 from .run import sample_latent, scheduler_names
 from .sampling import make_sampler
 from .scales import measured_scales
@@ -31,12 +32,15 @@ __all__ = [
     "NO_ENCODER",
     "SINGLE_STEP",
     "Conditional",
+    "Inspection",
+    "NoGradient",
     "PixelCodec",
     "Turns",
     "block_features",
     "constrain_model",
     "constrain_sampler",
     "has_encoder",
+    "inspect_model",
     "make_sampler",
     "measured_scales",
     "sample_in_turns",
