@@ -81,7 +81,7 @@ def draw_sheet(title: str, columns: list[str], rows: list[tuple[str, list[Cell]]
     sheet = Image.new("RGB", (width, 2 * HEAD + sum(heights) + (HEAD if note else GAP)), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP, 12), title, INK, font)
-    for i, column in enumerate(columns):
+    for i, column in enumerate(columns):  # above the first row
         pen.text((GAP + i * (SIDE + GAP), HEAD + 12), column, INK, small)
     top = 2 * HEAD - 8
     for (label, cells), height in zip(rows, heights, strict=True):
