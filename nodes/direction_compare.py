@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..sampler import PRESETS, NewtonSettings, known_weights
 from ..sampler.directions import along_exact, along_je, along_jte, follow
+from ..sampler.jacobian import known_rows
 from ..sampler.noise import noise_like, sample_generators
 from .comfy_adapter import Inspection, NoGradient, inspect_model
 from .fill import extend_fill
@@ -78,7 +79,8 @@ def compare(
     try:
         walk("J^T e", along_jte(transposed))
         if task.known_values() <= EXACT_VALUES:
-            walk("exact", along_exact(transposed, weights.expand_as(y)), longest=1.0)
+            every = weights.expand_as(y)
+            walk("exact", along_exact(lambda x: known_rows(transposed(x), every), every), longest=1.0)
             return walks, []
         return walks, [
             f"No exact direction: the mask leaves {task.known_values()} values of the latent known, and each takes a "
@@ -168,8 +170,8 @@ class DirectionCompare(io.ComfyNode):
                 Settings.Input(
                     "settings",
                     optional=True,
-                    tooltip="From Newton Settings: number and length of the steps, and delta. Not connected: five steps "
-                    "of .5 to .1, as published.",
+                    tooltip="From Newton Settings: number and length of the steps, and delta. Not connected: five "
+                    "steps of .5 to .1, as published.",
                 ),
             ],
             outputs=[

@@ -78,12 +78,12 @@ def draw_sheet(title: str, columns: list[str], rows: list[tuple[str, list[Cell]]
     lines = max(cell.caption.count("\n") + 1 if cell.caption else 0 for _, cells in rows for cell in cells)
     heights = [max(cell.picture.height for cell in cells) + HEAD - 14 + lines * LINE for _, cells in rows]
     width = GAP + max(SIDE * (len(cells) - 1) + cells[-1].picture.width + GAP * len(cells) for _, cells in rows)
-    sheet = Image.new("RGB", (width, 2 * HEAD + sum(heights) + (HEAD if note else GAP)), PAPER)
+    top = 2 * HEAD - 8 if columns else HEAD
+    sheet = Image.new("RGB", (width, top + sum(heights) + (HEAD if note else GAP)), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP, 12), title, INK, font)
     for i, column in enumerate(columns):  # above the first row
         pen.text((GAP + i * (SIDE + GAP), HEAD + 12), column, INK, small)
-    top = 2 * HEAD - 8
     for (label, cells), height in zip(rows, heights, strict=True):
         pen.text((GAP, top), label, PALE, small)
         for i, cell in enumerate(cells):

@@ -24,9 +24,9 @@ def along_jte(transposed: Transposed) -> Direction:
     return lambda x, x0, e: transposed(x)(e)
 
 
-def along_exact(transposed: Transposed, weights: Tensor, cutoff: float = 0.1) -> Direction:
-    """See `exact_step`; one picture at a time."""
-    return lambda x, x0, e: exact_step(transposed(x), weights, e, cutoff)
+def along_exact(rows_at: Function, weights: Tensor, cutoff: float = 0.1) -> Direction:
+    """See `exact_step`; one picture at a time, `rows_at` maps x to the rows of J there."""
+    return lambda x, x0, e: exact_step(rows_at(x), weights, e, cutoff)
 
 
 def follow(

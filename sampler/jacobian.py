@@ -95,17 +95,17 @@ def frobenius_asymmetry(probes: list[Products]) -> Tensor:
     return (difference / sum(norm(p.jv).square() for p in probes)).sqrt()
 
 
-def exact_step(product: Function, weights: Tensor, e: Tensor, cutoff: float) -> Tensor:
+def exact_step(rows: Tensor, weights: Tensor, e: Tensor, cutoff: float) -> Tensor:
     """The Newton step of W x0(x) = W y: the smallest step with W J step = e, (1, C, ..., H, W), by least squares.
 
     Args:
-        product: v to J^T v, see `transposed`; called once for each known element.
+        rows: those of J that belong to known elements (k, n), see `known_rows`.
         weights: W (1, C, ..., H, W).
         e: W (y - x0).
         cutoff: singular values below this share of the largest count as 0.
     """
     known = weights.flatten() > 0
-    rows = weights.flatten()[known, None] * known_rows(product, weights)
+    weighted = weights.flatten()[known, None] * rows
     target = e.flatten()[known, None]
-    found = torch.linalg.lstsq(rows.double().cpu(), target.double().cpu(), rcond=cutoff, driver="gelsd").solution
+    found = torch.linalg.lstsq(weighted.double().cpu(), target.double().cpu(), rcond=cutoff, driver="gelsd").solution
     return found.to(e).reshape(e.shape)

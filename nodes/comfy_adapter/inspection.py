@@ -129,22 +129,31 @@ class Inspection:
             raise NoGradient(f"{what} needs about {needed / GIB:.1f} GB, but {free / GIB:.1f} GB are free")
 
     def sigma_at(self, name: str, ratio: float) -> float:
-        """The model's sigma at which noise is `ratio` times the signal, s / alpha; `name` is that of the input."""
+        return sigma_at(self.sampling, name, ratio)
 
-        def ratio_at(sigma: float) -> float:
-            alpha, s, _ = self.scales(sigma)
-            return s / alpha if alpha > 0 else math.inf
 
-        low, high = float(self.sampling.sigma_min), float(self.sampling.sigma_max)
-        if not ratio_at(low) <= ratio <= ratio_at(high):
-            raise ValueError(
-                f"{name}: {ratio:g} is outside of what the model was trained for: noise of {ratio_at(low):.3g} to "
-                f"{ratio_at(high):.3g} times the signal. Choose a level between them."
-            )
-        for _ in range(50):
-            middle = (low + high) / 2
-            low, high = (middle, high) if ratio_at(middle) < ratio else (low, middle)
-        return high
+def sigma_at(model_sampling: Any, name: str, ratio: float) -> float:
+    """The model's sigma at which noise is `ratio` times the signal, s / alpha.
+
+    Raises:
+        ValueError: the model was not trained for this level; `name` is that of the user's input.
+    """
+    scales = measured_scales(model_sampling)
+
+    def ratio_at(sigma: float) -> float:
+        alpha, s, _ = scales(sigma)
+        return s / alpha if alpha > 0 else math.inf
+
+    low, high = float(model_sampling.sigma_min), float(model_sampling.sigma_max)
+    if not ratio_at(low) <= ratio <= ratio_at(high):
+        raise ValueError(
+            f"{name}: {ratio:g} is outside of what the model was trained for: noise of {ratio_at(low):.3g} to "
+            f"{ratio_at(high):.3g} times the signal. Choose a level between them."
+        )
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if ratio_at(middle) < ratio else (low, middle)
+    return high
 
 
 def gradient_bytes(x0_at: Function, x: Tensor) -> float:
