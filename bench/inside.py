@@ -54,10 +54,7 @@ class View:
         return scales.alpha * z + scales.s * noise
 
     def transposed(self, x: Tensor, sigma: float) -> tuple[Tensor, jacobian.Function]:
-        from newton_pack.nodes.comfy_adapter.weights import SavedCopies
-
-        with SavedCopies():
-            return jacobian.transposed(self.at(sigma), x)
+        return jacobian.transposed(self.at(sigma), x)
 
 
 def small_views(name: str, count: int) -> Iterator[View]:

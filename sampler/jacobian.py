@@ -38,6 +38,30 @@ class Products(NamedTuple):
         return torch.where(difference > 0, difference / size, 0.0)
 
 
+class SavedCopies(torch.autograd.graph.saved_tensors_hooks):
+    """A context in which autograd keeps copies of activations, and counts them.
+
+    Some networks add to an activation in place after a layer has saved it, which autograd refuses otherwise.
+
+    Attributes:
+        nbytes: of the copies so far.
+    """
+
+    def __init__(self):
+        super().__init__(self.keep, lambda t: t)
+        self.nbytes = 0
+
+    def __enter__(self) -> "SavedCopies":
+        super().__enter__()
+        return self
+
+    def keep(self, t: Tensor) -> Tensor:
+        if t.is_leaf:  # weights, and what does not depend on x
+            return t
+        self.nbytes += t.nbytes
+        return t.clone()
+
+
 def norm(t: Tensor) -> Tensor:
     """Euclidean norm of each sample, (B,)."""
     return t.flatten(1).norm(dim=1)
@@ -61,7 +85,7 @@ def exact_product(f: Function, x: Tensor, v: Tensor) -> Tensor:
 
 def transposed(f: Function, x: Tensor) -> tuple[Tensor, Function]:
     """x0 = f(x), and the map from v to J^T v, a backward pass each; their graph lives as long as the map."""
-    with torch.enable_grad():
+    with torch.enable_grad(), SavedCopies():
         z = x.detach().clone().requires_grad_()
         x0 = f(z)
 

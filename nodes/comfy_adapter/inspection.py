@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...sampler import Scales
-from ...sampler.jacobian import Function, exact_product, transposed
+from ...sampler.jacobian import Function, SavedCopies, exact_product, transposed
 from ..constraint_spec import LatentSpace
 from .others import GuidanceMemory, without_step_caches
 from .scales import check_latent, measured_scales
-from .weights import SavedCopies, with_copied_weights
+from .weights import with_copied_weights
 
 GIB = 2**30
 # Peak of a gradient over what autograd keeps for it, on a CPU: 1.1 to 1.3 with the shipped networks.
@@ -111,8 +111,7 @@ class Inspection:
                 self.make_room(GRADIENT_PEAK * len(x) * gradient_bytes(x0_at, x), "the gradient")
                 self.told = x.shape
             self.tick()
-            with SavedCopies():
-                x0, product = transposed(x0_at, x.clone())
+            x0, product = transposed(x0_at, x.clone())
 
         def jtv(v: Tensor) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()

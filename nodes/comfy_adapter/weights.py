@@ -38,27 +38,3 @@ def with_copied_weights(
     own = {k: v for k, v in chain(owner.named_parameters(), owner.named_buffers()) if wanted(k)}
     copies = {k: v.detach().to(device, copy=True) for k, v in own.items()}
     return lambda *args: functional_call(owner, copies, args)
-
-
-class SavedCopies(torch.autograd.graph.saved_tensors_hooks):
-    """A context in which autograd keeps copies of activations, and counts them.
-
-    The host's blocks add to their input in place after a layer has saved it.
-
-    Attributes:
-        nbytes: of the copies so far.
-    """
-
-    def __init__(self):
-        super().__init__(self.keep, lambda t: t)
-        self.nbytes = 0
-
-    def __enter__(self) -> "SavedCopies":
-        super().__enter__()
-        return self
-
-    def keep(self, t: Tensor) -> Tensor:
-        if t.is_leaf:  # weights, and what does not depend on x
-            return t
-        self.nbytes += t.nbytes
-        return t.clone()
