@@ -192,8 +192,6 @@ class DirectionCompare(io.ComfyNode):
         seed: int, start: Tensor | None = None, settings: NewtonSettings | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         settings, ratio = settings or PRESETS["paper"], noise_level(noise, "noise")
-        if not settings.iterations:
-            raise ValueError("settings: iterations is 0, so no step would be taken. Set it to 1 or more.")
         y = encoded(vae, image)
         image, mask = image[:1, ..., :3], fit_mask(mask, image)[:1]
         if start is None:

@@ -113,7 +113,10 @@ def sheet(levels: list[Level], weights: Tensor, decode: Callable[[Tensor], Tenso
 
 
 def table(levels: list[Level], notes: list[str]) -> str:
-    head = "noise | sigma | |Jv| / |v| | asymmetry of the marked cells | of random v"
-    lines = [f"{v.ratio:g} | {v.sigma:.4g} | {v.gain:.3g} | {v.asymmetry()} | {v.spread()}" for v in levels]
+    lines = [
+        f"noise {v.ratio:g} x signal (sigma {v.sigma:.4g}): |J v| / |v| {v.gain:.3g}, asymmetry {v.asymmetry()}, over "
+        f"random v {v.spread()}"
+        for v in levels
+    ]
     reasons = sorted({f"No J^T v: {v.reason}. {SMALLER}" for v in levels if v.reason})
-    return "\n".join([head, *lines, *reasons, *notes])
+    return "\n".join([*lines, *reasons, *notes])

@@ -28,13 +28,14 @@ def with_copied_weights(
 ) -> Callable[..., Tensor]:
     """`function`, during whose calls `network` has copies of its weights on `device`.
 
-    The host's own may be inference tensors, which autograd refuses, and may be moved at any time. To be called outside
-    inference mode.
+    The host's own may be inference tensors, which autograd refuses, and may be moved at any time. The result is to be
+    called outside inference mode.
 
     Args:
         wanted: which weights are copied, by name.
     """
     owner = Owner(network, function)
     own = {k: v for k, v in chain(owner.named_parameters(), owner.named_buffers()) if wanted(k)}
-    copies = {k: v.detach().to(device, copy=True) for k, v in own.items()}
+    with torch.inference_mode(False):
+        copies = {k: v.detach().to(device, copy=True) for k, v in own.items()}
     return lambda *args: functional_call(owner, copies, args)
