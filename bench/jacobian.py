@@ -38,7 +38,7 @@ def measure(view: View, i: int, ratio: float, probes: int) -> dict:
     sigma = view.sigma_at(ratio)
     x = view.noisy(view.other[i : i + 1], sigma, seed=i)
     x0, jtv = view.transposed(x, sigma)
-    step = DELTA * view.scales(sigma).nu
+    alpha, step = view.scales(sigma).alpha, DELTA * view.scales(sigma).nu
 
     def products(v: Tensor) -> Products:
         return Products(difference_product(view.at(sigma), x, x0, v, step), jtv(v))
@@ -52,7 +52,7 @@ def measure(view: View, i: int, ratio: float, probes: int) -> dict:
         "asymmetry_spread": float(np.std([p.asymmetry().item() for p in found], ddof=1)),
         "asymmetry_error": along.asymmetry().item(),
         "cosine": F.cosine_similarity(along.jv.flatten(), along.jtv.flatten(), 0).item(),
-        "size": float(np.mean([norm(p.jv).item() for p in found]) / x.numel() ** 0.5),
+        "size": float(alpha * np.mean([norm(p.jv).item() for p in found]) / x.numel() ** 0.5),
     }  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def plot(rows: list[dict], keys: dict[str, str], file: Path) -> None:
         axis.set(xscale="log", xlabel="noise over signal", title=title)
         axis.grid(alpha=0.3)
     figure.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside right center")
-    figure.savefig(file, dpi=100)
+    figure.savefig(file, dpi=75)
     plt.close(figure)
 
 

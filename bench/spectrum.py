@@ -5,8 +5,9 @@
 No matrix is formed: SciPy's Arnoldi and Lanczos iterations (`eigs`, `svds`) ask for products J v (forward differences)
 and J^T v alone. Steps x <- x + c J e turn the error of a mask M into (I - c M J J M) e, to first order: it shrinks if
 |1 - c mu| < 1 for all eigenvalues mu of M J J M, so if c < 2 Re(mu) / |mu|^2; for a symmetric J that is 2 / mu_max.
-Used is c = lambda nu / max|J e|, lambda .5 in the first of the published five steps, .1 in the last. Half masks. Writes
-spectrum.json, spectrum.md, spectrum.png.
+Used is c = lambda nu / max|J e|, lambda .5 in the first of the published five steps, .1 in the last. Half masks. All
+figures are for x / alpha (noise s / alpha on pictures of scale 1), in which families of models compare: alpha J, and
+c / alpha^2. Writes spectrum.json, spectrum.md, spectrum.png.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import numpy as np
 import report
 import torch
 from inside import View, add_models, over_models
-from jacobian import DELTA, half_error, plot, table, write
+from jacobian import DELTA, half_error, table, write
 from scipy.sparse.linalg import LinearOperator, eigs, svds
 from torch import Tensor
 from tqdm import tqdm
@@ -60,26 +61,52 @@ def allowed_step(mu: np.ndarray) -> float:
 def measure(view: View, i: int, ratio: float) -> dict:
     """One row: picture i at one noise level."""
     sigma = view.sigma_at(ratio)
-    nu, x = view.scales(sigma).nu, view.noisy(view.other[i : i + 1], sigma, seed=i)
+    alpha, nu = view.scales(sigma).alpha, view.scales(sigma).nu
+    x = view.noisy(view.other[i : i + 1], sigma, seed=i)
     x0, jtv = view.transposed(x, sigma)
 
     @torch.no_grad()
     def jv(v: Tensor) -> Tensor:
         return difference_product(view.at(sigma), x, x0, v, DELTA * nu)
 
-    e = half_error(view, i, x0)
     known = torch.zeros_like(x)
     known[..., : x.shape[-1] // 2] = 1
-    mu = leading(operator(lambda v: known * jv(jv(known * v)), x), LEADING)
-    eigenvalues, largest = leading(operator(jv, x), LEADING), max_abs(jv(e)).item()
+    mu = alpha**2 * leading(operator(lambda v: known * jv(jv(known * v)), x), LEADING)
+    eigenvalues, largest = alpha * leading(operator(jv, x), LEADING), max_abs(jv(half_error(view, i, x0))).item()
+    first, allowed = 0.5 * nu / largest / alpha**2, allowed_step(mu)
     return {
         "task": "spectrum", "model": view.name, "guidance": view.guidance, "noise": ratio, "image": view.names[i],
-        "radius": float(abs(eigenvalues[0])), "norm": spectral_norm(operator(jv, x, jtv)),
+        "radius": float(abs(eigenvalues[0])), "norm": alpha * spectral_norm(operator(jv, x, jtv)),
         "imaginary": float(np.max(abs(eigenvalues.imag) / abs(eigenvalues))),
         "eigenvalues": [f"{v:.3g}" for v in eigenvalues], "mask_eigenvalues": [f"{v:.3g}" for v in mu],
-        "step_allowed": allowed_step(mu), "step_first": 0.5 * nu / largest, "step_last": 0.1 * nu / largest,
-        "used_over_allowed": 0.5 * nu / largest / allowed_step(mu) if allowed_step(mu) else None,
+        "step_allowed": allowed, "step_first": first, "step_last": first / 5,
+        "used_over_allowed": first / allowed if allowed else None,
     }  # fmt: skip
+
+
+def plot(rows: list[dict], file: Path) -> None:
+    """Leading eigenvalues, and the steps used and allowed, a line for each model, guidance and noise level."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cases = list(dict.fromkeys((r["model"], r["guidance"], r["noise"]) for r in rows))[::-1]
+    figure, axes = plt.subplots(1, 2, figsize=(13, 1 + 0.4 * len(cases)), layout="constrained", sharey=True)
+    for k, case in enumerate(cases):
+        for row in (r for r in rows if (r["model"], r["guidance"], r["noise"]) == case):
+            sizes = [abs(complex(v)) for v in row["eigenvalues"]]
+            axes[0].plot(sizes, [k] * len(sizes), "o", color="#1f5fa8", alpha=0.5)
+            axes[0].plot(row["norm"], k, "|", color="#c03030", ms=14)
+            axes[1].plot(row["step_allowed"], k, "|", color="#c03030", ms=14)
+            axes[1].plot([row["step_last"], row["step_first"]], [k, k], "-o", color="#1f5fa8", alpha=0.5)
+    axes[0].set(title="leading |eigenvalues| of J; red: spectral norm")
+    axes[1].set(title="step c, lambda .1 to .5; red: the longest that converges", xscale="log")
+    axes[0].set_yticks(range(len(cases)), [f"{m}, {g}, noise {n:g}" for m, g, n in cases])
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    figure.savefig(file, dpi=75)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -104,11 +131,17 @@ def main() -> None:
         "radius": "Largest |eigenvalue| of J", "norm": "Spectral norm of J",
         "imaginary": f"Largest |Im| / |eigenvalue| among the {LEADING} leading ones",
         "step_allowed": "Step c that the theory allows", "step_first": "Step c of lambda .5",
+        "used_over_allowed": "The one over the other",
     }  # fmt: skip
     parts = [f"{title}:\n\n{table(rows, key)}" for key, title in titles.items()]
-    body = "\n\n".join(["Means over pictures ± standard deviation; noise is that over signal, s / alpha.", *parts])
+    body = "\n\n".join(
+        [
+            "Means over pictures ± standard deviation; noise is that over signal, s / alpha; J and c for x / alpha.",
+            *parts,
+        ]
+    )
     write(opts.out, "spectrum", report.heading("spectrum", opts, {}), rows, body)
-    plot(rows, {k: titles[k] for k in ("radius", "norm", "step_allowed", "step_first")}, opts.out / "spectrum.png")
+    plot(rows, opts.out / "spectrum.png")
 
 
 if __name__ == "__main__":

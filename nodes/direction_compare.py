@@ -87,7 +87,7 @@ def compare(
             f"backward pass in every step; up to {EXACT_VALUES} are done. Leave fewer pixels black in mask."
         ]
     except NoGradient as e:
-        return walks, [f"No J^T e and no exact direction: {e}. A smaller picture takes less."]
+        return walks, [f"No J^T e and no exact direction: {e}."]
 
 
 def calls(task: Task, steps: int) -> int:

@@ -12,8 +12,6 @@ from ..sampler.noise import noise_like, sample_generators
 from .comfy_adapter import Inspection, NoGradient
 from .heat_map import Cell, draw_sheet, heat, legend, marked, picture_of
 
-SMALLER = "A smaller picture or latent takes less."
-
 
 class Level(NamedTuple):
     """What was found at one noise level.
@@ -118,5 +116,5 @@ def table(levels: list[Level], notes: list[str]) -> str:
         f"random v {v.spread()}"
         for v in levels
     ]
-    reasons = sorted({f"No J^T v: {v.reason}. {SMALLER}" for v in levels if v.reason})
+    reasons = sorted({f"No J^T v: {v.reason}." for v in levels if v.reason})
     return "\n".join([*lines, *reasons, *notes])

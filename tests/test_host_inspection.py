@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from graphs import SIZE, give, picture
 from host import CHECKPOINT, CountNode, GraphError, node
@@ -173,8 +174,26 @@ def test_a_model_too_large_for_autograd_still_gets_j_v(host, request, monkeypatc
 
     monkeypatch.setattr(comfy.model_management, "get_free_memory", free)
     drawn, text = run(host, graph)
-    assert "No J^T" in text and "0.0 GB are free. A smaller picture" in text
+    assert "No J^T" in text and "0.0 GB are free; a smaller picture" in text
     assert drawn.std() > 0.01 and ("|J v| / |v| 0." in text or "J e | residual" in text)
+
+
+def test_with_a_controlnet_there_is_j_v_alone_and_the_reason(host, probe):
+    """Its weights are the host's own: inference tensors."""
+    import folder_paths
+
+    tiny.write_controlnet(host.base / "probe_controlnet.safetensors")
+    folder_paths.add_model_folder_path("controlnet", str(host.base))
+    probe |= {
+        "net": node("ControlNetLoader", control_net_name="probe_controlnet.safetensors"),
+        "controlled": node(
+            "ControlNetApplyAdvanced", positive=["words", 0], negative=["none", 0], control_net=["net", 0],
+            image=["image", 0], strength=0.5, start_percent=0.0, end_percent=1.0,
+        ),
+    }  # fmt: skip
+    probe["node"]["inputs"] |= {"positive": ["controlled", 0], "negative": ["controlled", 1]}
+    text = run(host, probe)[1]
+    assert "No J^T v: Inference tensors cannot be saved for backward" in text and "|J v| / |v| 0." in text
 
 
 def test_the_memory_of_the_gradient_is_known_beforehand(host):

@@ -125,7 +125,10 @@ class Inspection:
         comfy.model_management.load_models_gpu([self.guider.model_patcher], memory_required=needed)
         free = comfy.model_management.get_free_memory(self.space.device)
         if free < needed:
-            raise NoGradient(f"{what} needs about {needed / GIB:.1f} GB, but {free / GIB:.1f} GB are free")
+            raise NoGradient(
+                f"{what} needs about {needed / GIB:.1f} GB, but {free / GIB:.1f} GB are free; a smaller picture takes "
+                "less"
+            )
 
     def sigma_at(self, name: str, ratio: float) -> float:
         return sigma_at(self.sampling, name, ratio)
