@@ -57,6 +57,14 @@ class View:
         return jacobian.transposed(self.at(sigma), x)
 
 
+def no_grad(f: jacobian.Function) -> jacobian.Function:
+    def without(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return f(x)
+
+    return without
+
+
 def small_views(name: str, count: int) -> Iterator[View]:
     """MNIST or Fashion without the clipping of x0, which would make J 0 where it acts; truths are its own draws."""
     model = small_ddpm.SmallDenoiser(name)

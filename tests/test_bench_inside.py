@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 import directions
 import inside
 import jacobian
+import red_grid
 import spectrum
 
 SIGMA = 0.5
@@ -84,22 +85,22 @@ def test_asymmetry_is_0_for_the_ideal_denoiser_and_2_for_a_skew_one():
 
 
 def test_the_grids_cells_are_where_its_squares_are():
-    changed = abs(directions.grid(128, directions.CROSSINGS) - directions.grid(128, []))[0].max(-1) > 0
+    changed = abs(red_grid.grid(128, red_grid.CROSSINGS) - red_grid.grid(128, []))[0].max(-1) > 0
     cells = changed.reshape(16, 8, 16, 8).any((1, 3))
-    assert torch.equal(torch.from_numpy(cells), directions.cells_of(directions.CROSSINGS, 16))
-    assert directions.cells_of([directions.SQUARE], 16).sum() == 4
+    assert torch.equal(torch.from_numpy(cells), red_grid.cells_of(red_grid.CROSSINGS, 16))
+    assert red_grid.cells_of([red_grid.SQUARE], 16).sum() == 4
     assert torch.equal(
-        directions.cells_of([(1, 2)], 32, margin=1),
-        directions.cells_of([(1, 2)], 16, margin=1).repeat_interleave(2, 0).repeat_interleave(2, 1),
+        red_grid.cells_of([(1, 2)], 32, margin=1),
+        red_grid.cells_of([(1, 2)], 16, margin=1).repeat_interleave(2, 0).repeat_interleave(2, 1),
     )
 
 
 def test_painted_is_1_for_the_change_itself_and_0_for_another_one():
     wanted, other = torch.zeros(1, 4, 16, 16), torch.zeros(1, 4, 16, 16)
-    cells = directions.cells_of(directions.CROSSINGS, 16)
+    cells = red_grid.cells_of(red_grid.CROSSINGS, 16)
     wanted[:, 0, cells], other[:, 1, cells] = 2.0, 3.0
-    assert directions.painted(wanted, wanted, cells) == pytest.approx(1)
-    assert directions.painted(0.5 * wanted + other, wanted, cells) == pytest.approx(0.5)
+    assert red_grid.painted(wanted, wanted, cells) == pytest.approx(1)
+    assert red_grid.painted(0.5 * wanted + other, wanted, cells) == pytest.approx(0.5)
 
 
 def test_steps_on_an_ideal_denoiser_agree_and_the_exact_one_leads():

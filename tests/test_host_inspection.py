@@ -1,78 +1,33 @@
-"""Jacobian Probe and Direction Compare in a real ComfyUI: what they show, cost, and say."""
+"""Jacobian Probe in a real ComfyUI, and the products of J behind it: what they show, cost, and say."""
 
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import probes
 import pytest
 import tiny
 import torch
-from graphs import SIZE, give, picture
-from host import CHECKPOINT, CountNode, GraphError, node
+from graphs import give, picture
+from host import CHECKPOINT, CountNode, node
 from newton_pack.sampler import jacobian
+from probes import base, fails, run
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import live_memory
 
 FLOW = "ncs_emoji_flow.safetensors"
-PROBE = {"cfg": 1.0, "noise_levels": "1", "x": 5, "y": 6, "derivative": "forward difference", "probes": 2, "seed": 0}
-
-
-def base(host, file=CHECKPOINT):
-    return {
-        "ckpt": node("CheckpointLoaderSimple", ckpt_name=file),
-        "count": node("TestCount", model=["ckpt", 0]),
-        "image": give(host, "IMAGE", picture()[0]),
-        "mask": give(host, "MASK", picture()[1]),
-        "words": node("WordConditioning", text="flags"),
-        "none": node("WordConditioning", text=""),
-    }
 
 
 @pytest.fixture
 def probe(host):
-    return base(host) | {
-        "node": node(
-            "NewtonJacobianProbe", model=["count", 0], positive=["words", 0], negative=["none", 0], vae=["ckpt", 2],
-            image=["image", 0], **PROBE,
-        ),
-        "picture": node("TestCapture", value=["node", 0]),
-        "text": node("TestCapture", value=["node", 1]),
-    }  # fmt: skip
+    return probes.probe_graph(host)
 
 
 @pytest.fixture
 def compare(host):
-    """The known part is a square of 16 pixels: four latent cells."""
-    mask = torch.ones(1, SIZE, SIZE)
-    mask[:, 48:64, 48:64] = 0
-    return base(host) | {
-        "mask": give(host, "MASK", mask),
-        "settings": node(
-            "NewtonSettings", preset="custom", iterations=2, rate_first=0.5, rate_last=0.5, delta=0.0, eta=1.0,
-            carry=False, hold=False,
-        ),
-        "node": node(
-            "NewtonDirectionCompare", model=["count", 0], positive=["words", 0], negative=["none", 0],
-            vae=["ckpt", 2], image=["image", 0], mask=["mask", 0], settings=["settings", 0], cfg=1.0, noise=2.0, seed=0,
-        ),
-        "picture": node("TestCapture", value=["node", 0]),
-        "text": node("TestCapture", value=["node", 1]),
-    }  # fmt: skip
-
-
-def run(host, graph):
-    seen = host.run(graph)
-    return next(s for s in seen if isinstance(s, torch.Tensor)), next(s for s in seen if isinstance(s, str))
-
-
-def fails(host, graph, *words):
-    with pytest.raises(GraphError) as error:
-        host.run(graph)
-    for word in words:
-        assert word in str(error.value), str(error.value)
+    return probes.compare_graph(host)
 
 
 def inspected(host, file, method, cfg=1.0, shape=(1, 4, 16, 16)):
@@ -122,26 +77,13 @@ def test_noise_over_signal_is_what_was_asked_for(host, file):
 
 
 def test_probe_shows_a_row_a_level_and_tells_what_it_cost(host, probe, monkeypatch):
-    import comfy.utils
-
-    bars = []
-
-    class Bar:
-        def __init__(self, total, node_id=None):
-            self.total, self.current = total, 0
-            bars.append(self)
-
-        def update(self, value):
-            self.current += value
-
-    monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
+    bars = probes.bars(monkeypatch)
     probe["node"]["inputs"]["noise_levels"] = "0.5, 2"
     drawn, text = run(host, probe)
     assert drawn.shape[0] == 1 and drawn.shape[-1] == 3 and 0 <= drawn.min() < drawn.max() <= 1
     assert len(text.splitlines()) == 2 and text.startswith("noise 0.5 x signal (sigma 0.5)")
-    bar = bars[-1]
     # x0, its graph, and for 4 channels and 2 probes J v and J^T v; two levels.
-    assert bar.current == bar.total == 2 * (2 + 2 * (4 + 2))
+    assert bars[-1].current == bars[-1].total == 2 * (2 + 2 * (4 + 2))
     again = run(host, probe | {"image": give(host, "IMAGE", picture()[0])})  # not from the host's cache
     assert torch.equal(drawn, again[0]) and text == again[1]
 
@@ -239,117 +181,3 @@ def test_cancel_acts_within_one_call(host, probe):
     probe["node"]["inputs"]["model"] = ["stop", 0]
     fails(host, probe, "interrupted")
     assert len(CountNode.batches) == 2
-
-
-def test_every_direction_lowers_the_residual_and_costs_what_it_says(host, compare):
-    drawn, text = run(host, compare)
-    for name in ("J e", "J^T e", "exact"):
-        line = next(line for line in text.splitlines() if line.startswith(f"{name} | residual"))
-        values = [float(v) for v in line.split("|")[2].split(",")]
-        assert len(values) == 3 and values[2] < values[0]
-    assert drawn.shape[-1] == 3
-    again = run(host, compare | {"image": give(host, "IMAGE", picture()[0])})  # not from the host's cache
-    assert torch.equal(drawn, again[0]) and text == again[1]
-
-
-def test_the_exact_direction_is_left_out_where_it_takes_too_long(host, compare):
-    compare["mask"] = give(host, "MASK", picture()[1])
-    text = run(host, compare)[1]
-    assert "No exact direction: the mask leaves 512 values" in text and "J^T e |" in text and "exact |" not in text
-
-
-BAD_PROBES = {
-    "point": ({"x": 16}, ("x, y:", "(16, 6)", "16 x 16 cells", "0 to 15")),
-    "no noise": ({"noise_levels": "1, 0"}, ("noise_levels:", "0 is no noise level", "above 0")),
-    "negative": ({"noise_levels": "-1"}, ("noise_levels:", "above 0")),
-    "words": ({"noise_levels": "a lot"}, ("noise_levels:", "'a lot' is no number")),
-    "nothing": ({"noise_levels": " , "}, ("noise_levels:", "empty")),
-    "too much": ({"noise_levels": "1000"}, ("noise_levels:", "outside", "times the signal")),
-}
-
-
-@pytest.mark.parametrize("name", BAD_PROBES)
-def test_probe_refuses_bad_numbers(host, probe, name):
-    widgets, words = BAD_PROBES[name]
-    probe["node"]["inputs"] |= widgets
-    fails(host, probe, *words)
-
-
-def test_probe_refuses_an_empty_mask(host, probe):
-    probe["mask"] = give(host, "MASK", torch.zeros(1, SIZE, SIZE))
-    probe["node"]["inputs"]["mask"] = ["mask", 0]
-    fails(host, probe, "mask:", "empty", "Paint the cells")
-
-
-def test_probe_refuses_a_picture_without_its_vae_and_nothing_at_all(host, probe):
-    del probe["node"]["inputs"]["vae"]
-    fails(host, probe, "vae:", "not connected")
-    del probe["node"]["inputs"]["image"]
-    fails(host, probe, "latent, image:", "neither is connected")
-
-
-@pytest.mark.parametrize(
-    ("shape", "words"),
-    [((1, 4, 3, 16, 16), ("latent:", "not at video")), ((1, 4, 256), ("latent:", "audio")),
-     ((1, 16, 16, 16), ("latent:", "16 channels", "works on 4"))],
-)  # fmt: skip
-def test_probe_refuses_latents_of_another_kind(host, probe, shape, words):
-    probe["latent"] = give(host, "LATENT", {"samples": torch.ones(shape)})
-    probe["node"]["inputs"]["latent"] = ["latent", 0]
-    fails(host, probe, *words)
-
-
-def test_probe_refuses_a_latent_with_nan(host, probe):
-    probe["latent"] = give(host, "LATENT", {"samples": torch.full((1, 4, 16, 16), torch.nan)})
-    probe["node"]["inputs"]["latent"] = ["latent", 0]
-    fails(host, probe, "latent:", "NaN")
-
-
-@pytest.mark.parametrize("kind", ["probe", "compare"])
-def test_models_of_unknown_scales_are_refused(host, request, kind):
-    graph = request.getfixturevalue(kind)
-    import comfy.model_sampling
-
-    class Unknown(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.IMG_TO_IMG):
-        pass
-
-    class Patch:
-        RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "test"
-
-        @classmethod
-        def INPUT_TYPES(cls):
-            return {"required": {"model": ("MODEL",)}}
-
-        def patch(self, model):
-            model = model.clone()
-            model.add_object_patch("model_sampling", Unknown(model.model.model_config))
-            return (model,)
-
-    host.nodes.NODE_CLASS_MAPPINGS["TestUnknownScales"] = Patch
-    graph["unknown"] = node("TestUnknownScales", model=["count", 0])
-    graph["node"]["inputs"]["model"] = ["unknown", 0]
-    fails(host, graph, "model:", "not supported")
-
-
-@pytest.mark.parametrize(
-    ("mask", "words"),
-    [(torch.zeros(1, SIZE, SIZE), ("mask:", "empty")), (torch.ones(1, SIZE, SIZE), ("mask:", "no latent cell known"))],
-)
-def test_compare_refuses_masks_without_a_known_or_unknown_part(host, compare, mask, words):
-    compare["mask"] = give(host, "MASK", mask)
-    fails(host, compare, *words)
-
-
-def test_compare_refuses_no_noise_and_a_start_of_another_size(host, compare):
-    compare["start"] = give(host, "IMAGE", torch.ones(1, 64, SIZE, 3))
-    good = dict(compare["node"]["inputs"])
-    compare["node"]["inputs"] = good | {"start": ["start", 0]}
-    fails(host, compare, "start:", "128x64", "Scale it first")
-    compare["node"]["inputs"] = good | {"noise": 0.0}
-    fails(host, compare, "noise:", "0 is no noise level")
-
-
-def test_video_vaes_are_refused(host):
-    vae = SimpleNamespace(latent_dim=3)
-    with pytest.raises(ValueError, match="vae: it is a video"):
-        host.module("nodes.inspected").encoded(vae, picture()[0])
