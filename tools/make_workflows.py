@@ -35,6 +35,7 @@ COLUMNS = {
         "SplitImageWithAlpha",
         "VAEEncode",
         "EmptyLatentImage",
+        "EmptyImage",
     ),
     "Constraint": (
         "LatentMaskConstraint",

@@ -251,9 +251,9 @@ small model would take both. A mask painted in the MaskEditor does as well.
 and on which cells that cell of x0 depends (J^T v, by backpropagation). For an ideal denoiser both maps are the same. \
 What sets them apart is the skew part; asymmetry 0 is a symmetric J. Change `x`, `y`, `noise_levels` and `cfg`.
 
-**Direction Compare** takes five steps from the same noisy latent towards the known box, along J e as the samplers of \
-this pack do, along the gradient J^T e, and along the exact Newton direction, which needs a backward pass for each \
-known value of the latent: keep the box small.
+**Direction Compare** asks for one blue square, on the left ear, and takes five steps towards it from the same noisy \
+latent: along J e as the samplers of this pack do, along the gradient J^T e, and along the exact Newton direction, \
+which needs a backward pass for each known value of the latent: keep the square small. Watch what else turns blue.
 """,
     "layers_sd15": """## An image as two layers with Stable Diffusion 1.5
 
