@@ -89,3 +89,24 @@ def test_models_of_unknown_scales_are_refused(host, request, kind):
     graph["unknown"] = node("TestUnknownScales", model=["count", 0])
     graph["node"]["inputs"]["model"] = ["unknown", 0]
     fails(host, graph, "model:", "not supported")
+
+
+def test_models_of_video_are_refused(host, probe):
+    import comfy.latent_formats
+
+    class Patch:
+        RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "patch", "test"
+
+        @classmethod
+        def INPUT_TYPES(cls):
+            return {"required": {"model": ("MODEL",)}}
+
+        def patch(self, model):
+            model = model.clone()
+            model.add_object_patch("latent_format", comfy.latent_formats.Wan21())
+            return (model,)
+
+    host.nodes.NODE_CLASS_MAPPINGS["TestVideoFormat"] = Patch
+    probe["video"] = node("TestVideoFormat", model=["count", 0])
+    probe["node"]["inputs"]["model"] = ["video", 0]
+    fails(host, probe, "model:", "looks at pictures")

@@ -191,6 +191,8 @@ def inspect_model(
         calls: model calls and backward passes of the method, for the progress bar.
     """
     latent_format = model.get_model_object("latent_format")
+    if latent_format.latent_dimensions != 2:
+        raise ValueError("model: it makes video or audio, and this node looks at pictures. Use a picture model.")
     check_latent(shape, latent_format)
     if shape[1] != latent_format.latent_channels:
         raise ValueError(
