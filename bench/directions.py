@@ -17,6 +17,7 @@ import report
 import torch
 from inside import View, add_models, no_grad, over_models
 from jacobian import DELTA, write
+from metrics import paired_interval
 from red_grid import run_grid
 from scipy.stats import t as student
 from targets import EMOJI, FLOW
@@ -102,6 +103,36 @@ def step_table(rows: list[dict], key: str) -> str:
     return "\n".join(lines)
 
 
+def paired_table(rows: list[dict], keys: tuple[str, ...], **last: int) -> str:
+    """J e minus the other directions, paired over seeds or pictures, after the last step; * excludes zero."""
+    lines = ["| model | noise | J e minus | " + " | ".join(keys) + " |", "|" + "---|" * (3 + len(keys))]
+    for model, noise, method in dict.fromkeys((r["model"], r["noise"], r["method"]) for r in rows):
+        if method == "ours":
+            continue
+        cells = [model, f"{noise:g}", METHODS[method]]
+        for key in keys:
+            ours, other = (pick(rows, key, model=model, noise=noise, method=m, **last) for m in ("ours", method))
+            mean, half = paired_interval(ours, other)
+            cells.append(f"{mean:+.3g} ± {half:.2g}" + (" *" if abs(mean) > half else ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def body(rows: list[dict]) -> str:
+    """All tables."""
+    on_grid, by_step = ([r for r in rows if r["task"] == task] for task in ("grid", "steps"))
+    paired = "Paired differences after the last step, ± half the 95 % interval; * excludes zero:"
+    parts = ["Means ± half the 95 % interval, over seeds of the grid and over pictures."]
+    if on_grid:
+        keys = ("share", "painted_square", "painted_others", "residual_after")
+        parts += ["One red square asked for, five steps:", grid_table(on_grid), paired, paired_table(on_grid, keys)]
+    if by_step:
+        parts += ["Residual (rms, pixels in [-1, 1]):", step_table(by_step, "residual")]
+        parts += ["Feature distance of the estimate to the true picture:", step_table(by_step, "feature_distance")]
+        parts += [paired, paired_table(by_step, ("residual", "feature_distance"), step=max(SHOWN))]
+    return "\n\n".join(parts)
+
+
 def plot(rows: list[dict], file: Path) -> None:
     """Residual and feature distance over steps, a panel for each model and noise level."""
     import matplotlib
@@ -120,7 +151,7 @@ def plot(rows: list[dict], file: Path) -> None:
             axis.set(xlabel="step", title=f"{key.replace('_', ' ')}, {model}, noise {noise:g}")
             axis.grid(alpha=0.3)
     axes[0, 0].legend()
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=65)
     plt.close(figure)
 
 
@@ -149,15 +180,9 @@ def main() -> None:
 
         opts.models = small
         over_models(opts, opts.images, work)
-    on_grid, by_step = ([r for r in rows if r["task"] == task] for task in ("grid", "steps"))
-    parts = ["Means ± half the 95 % interval, over seeds of the grid and over pictures."]
-    if on_grid:
-        parts += ["One red square asked for, five steps:", grid_table(on_grid)]
-    if by_step:
-        parts += ["Residual (rms, pixels in [-1, 1]):", step_table(by_step, "residual")]
-        parts += ["Feature distance of the estimate to the true picture:", step_table(by_step, "feature_distance")]
+    if by_step := [r for r in rows if r["task"] == "steps"]:
         plot(by_step, opts.out / "directions.png")
-    write(opts.out, "directions", head, rows, "\n\n".join(parts))
+    write(opts.out, "directions", head, rows, body(rows))
 
 
 if __name__ == "__main__":

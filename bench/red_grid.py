@@ -101,5 +101,5 @@ def run_grid(file: Path, opts: argparse.Namespace, bar: tqdm) -> list[dict]:
     inspect(target, NO_GUIDANCE, ["plain", "red"], latents, latents, work)
     columns = ["start of x", "the change asked for", "estimate before", "J e, 5 steps", "J^T e, 5 steps"]
     sheet = report.draw_sheet(f"{target.name}: one red square asked for", columns, lines)
-    sheet.save(opts.out / f"directions_{target.name.removeprefix('ncs_')}.jpg", quality=85)
+    sheet.save(opts.out / f"directions_{target.name.removeprefix('ncs_')}.jpg", quality=75)
     return rows

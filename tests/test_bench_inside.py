@@ -113,3 +113,14 @@ def test_steps_on_an_ideal_denoiser_agree_and_the_exact_one_leads():
 def test_intervals_are_students():
     mean, half = directions.interval([1.0, 2.0, 3.0])
     assert mean == 2 and half == pytest.approx(4.3027 * 1 / np.sqrt(3), rel=1e-3)
+
+
+def test_the_tables_pair_what_belongs_together():
+    rows = [row for i in range(2) for row in directions.step_rows(view(), i, SIGMA, steps=5)]
+    for row in rows:
+        row["residual"] += row["method"] == "exact"  # one apart, whatever the picture
+    table = directions.paired_table(rows, ("residual",), step=5)
+    gradient, exact = table.splitlines()[2:]
+    assert "Jᵀ e" in gradient and abs(float(gradient.split("|")[4].split("±")[0])) < 0.02
+    assert float(exact.split("|")[4].split("±")[0]) < -0.7
+    assert "| model | noise | J e minus | residual | feature_distance |" in directions.body(rows)
