@@ -1,6 +1,7 @@
 """The models at hand as the benchmarks of the Jacobian see them: x0 and its products at chosen noise levels."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def add_models(parser: argparse.ArgumentParser, models: list[str]) -> None:
     parser.add_argument(
         "--models", nargs="+", default=models, help="emoji, emoji-flow, mnist, fashion or checkpoint files"
     )
-    parser.add_argument("--folder", type=Path, help="square RGB PNG files for a checkpoint of your own")
+    parser.add_argument("--folder", type=Path, help="square RGB PNG files, for checkpoint files")
     parser.add_argument("--guidance", nargs="+", choices=list(GUIDANCE), help="default: all for the demo models")
 
 
@@ -145,5 +146,7 @@ def over_models(opts: argparse.Namespace, count: int, work: Callable[[View], Non
                 work(view)
             continue
         file = {"emoji": EMOJI, "emoji-flow": FLOW}.get(model)
+        if file is None and opts.folder is None:
+            sys.exit(f"--folder: name one with PNG files, the pictures on which {model} is to be looked at")
         guidance = opts.guidance or (list(GUIDANCE) if file else [NO_GUIDANCE])
         checkpoint_views(file or Path(model), None if file else opts.folder, count, guidance, work)
