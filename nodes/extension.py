@@ -5,6 +5,8 @@ from comfy_api.latest import ComfyExtension, io
 from .back_project import BackProjectPixels
 from .combine import CombineConstraints
 from .constrain_model import ConstrainModel, ConstrainSampler
+from .direction_compare import DirectionCompare
+from .jacobian_probe import JacobianProbe
 from .latent_mask import LatentMaskConstraint
 from .layers import LayerDecompose
 from .newton_sampler import NewtonConstrainedSampler, NewtonSampler
@@ -31,6 +33,8 @@ NODES = [
     LayerDecompose,
     CombineConstraints,
     ConstraintReport,
+    JacobianProbe,
+    DirectionCompare,
     WordConditioning,
 ]
 

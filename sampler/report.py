@@ -126,15 +126,16 @@ class Recorder:
     def __init__(self, plan: Plan, x: Tensor):
         self.start, self.plan = time.perf_counter(), plan
         self.terms = plan.newton.terms + plan.masks.terms
-        self.residuals: list[Tensor] = []
-        self.lengths: list[Tensor] = []
+        levels = len(plan.levels) - 1
+        self.residuals = torch.zeros(levels, len(self.terms), len(x), device=x.device)
+        self.lengths = torch.zeros(levels, len(x), device=x.device)
         self.levels: list[tuple[float, int, bool, str]] = []
 
     def level(self, info: dict[str, Any]) -> None:
         """Takes what `sample_constrained` tells its callback."""
         steps = info["steps"]
-        self.residuals.append(steps.residual)
-        self.lengths.append(steps.length)
+        self.residuals[len(self.levels)] = steps.residual
+        self.lengths[len(self.levels)] = steps.length
         self.levels.append((info["sigma"], steps.taken, steps.resampled, steps.stop))
         self.x0 = info["denoised"]
 
@@ -145,7 +146,7 @@ class Recorder:
         levels = tuple(
             LevelReport(sigma, as_tuples(residual), tuple(length), taken, resampled, stop)
             for (sigma, taken, resampled, stop), residual, length in zip(
-                self.levels, torch.stack(self.residuals).tolist(), torch.stack(self.lengths).tolist(), strict=True
+                self.levels, self.residuals.tolist(), self.lengths.tolist(), strict=True
             )
         )
         units = tuple(t.constraint.unit for t in self.terms)

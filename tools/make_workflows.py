@@ -35,6 +35,7 @@ COLUMNS = {
         "SplitImageWithAlpha",
         "VAEEncode",
         "EmptyLatentImage",
+        "EmptyImage",
     ),
     "Constraint": (
         "LatentMaskConstraint",
@@ -59,13 +60,15 @@ COLUMNS = {
         "NewtonConstraintReport",
     ),
     "Box": ("SolidMask", "MaskComposite"),
+    "Inside": ("NewtonJacobianProbe", "NewtonDirectionCompare"),
     "Soft mask": ("GrowMask", "MaskToImage", "ImageBlur", "ImageToMask"),
     "Composite": ("ImageCompositeMasked", "NewtonBackProjectPixels", "PreviewAny", "SaveImage"),
 }
 WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
 EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
-         "PreviewAny": 90, "NewtonConstraintReport": 240, "LayerDecompose": 120}  # fmt: skip
+         "PreviewAny": 90, "NewtonConstraintReport": 240, "LayerDecompose": 120,
+         "NewtonJacobianProbe": 240, "NewtonDirectionCompare": 240}  # fmt: skip
 
 
 def hub(repository: str, folder: str = "") -> str:

@@ -5,7 +5,7 @@ import io
 import shutil
 
 from headless import ROOT, Graph, Host
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from run_graph import take_images
 
 # What the thumbnail shows as given is the picture that enters one of these.
@@ -15,6 +15,7 @@ GIVEN = (
     "PixelOperatorConstraint",
     "PixelTargetConstraint",
     "LayerDecompose",
+    "NewtonJacobianProbe",
 )
 # Graphs whose model is not shipped: what their thumbnail says, and the demo whose pictures it borrows, if there is one;
 # else the thumbnail stays as it is.
@@ -58,7 +59,8 @@ def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
     result = host.run(graph, show_progress=True)
     picture, made = (on_squares(Image.open(io.BytesIO(result.file(n)))) for n in ("seen", saved))
     if "mask" not in seen:
-        return picture.resize(made.size, Image.Resampling.NEAREST), made
+        size = (made.width, picture.height * made.width // picture.width)
+        return picture.resize(size, Image.Resampling.NEAREST), made
     hidden = Image.open(io.BytesIO(result.file("hidden"))).convert("L").point(lambda v: 255 * (v > 0))
     return Image.composite(squares(picture.size), picture, hidden), made
 
@@ -84,7 +86,8 @@ def thumbnail(before: Image.Image, after: Image.Image, label: str = "") -> Image
     height = before.height * half // before.width
     sheet = Image.new("RGB", (THUMBNAIL, height + (32 if label else 0)), "#202020")
     for i, picture in enumerate((before, after)):
-        sheet.paste(picture.resize((half, height), Image.Resampling.LANCZOS), (i * (half + SQUARE), 0))
+        fitted = ImageOps.pad(picture, (half, height), Image.Resampling.LANCZOS, "white")
+        sheet.paste(fitted, (i * (half + SQUARE), 0))
     font = ImageFont.load_default(18)
     ImageDraw.Draw(sheet).text((THUMBNAIL // 2, height + 16), label, "white", font, "mm")
     return sheet

@@ -243,6 +243,18 @@ number of layers can be taken off in turn.
 **Help.** A box in `fixed_2` tells the first split that the rose does not belong to the lion: under its prompt the \
 small model would take both. A mask painted in the MaskEditor does as well.
 """,
+    "jacobian_demo": f"""## Inside: the denoiser's Jacobian
+
+{DEMO}
+
+**Jacobian Probe** changes one cell of the noisy latent a little and maps where the estimate x0 changes with it (J v), \
+and on which cells that cell of x0 depends (J^T v, by backpropagation). For an ideal denoiser both maps are the same. \
+What sets them apart is the skew part; asymmetry 0 is a symmetric J. Change `x`, `y`, `noise_levels` and `cfg`.
+
+**Direction Compare** asks for one blue square, on the left ear, and takes five steps towards it from the same noisy \
+latent: along J e as the samplers of this pack do, along the gradient J^T e, and along the exact Newton direction, \
+which needs a backward pass for each known value of the latent: keep the square small. Watch what else turns blue.
+""",
     "layers_sd15": """## An image as two layers with Stable Diffusion 1.5
 
 Needs `v1-5-pruned-emaonly-fp16.safetensors` in `models/checkpoints` (2 GB); the editor offers the download. Any other \

@@ -22,6 +22,7 @@ from .clip_vision import block_features
 from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
 from .guider import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .host_denoiser import HostDenoiser
+from .inspection import Inspection, NoGradient, inspect_model
 from .ksampler import sample_latent, scheduler_names
 from .model_patch import SINGLE_STEP, constrain_model, constrain_sampler
 from .sampling import make_sampler

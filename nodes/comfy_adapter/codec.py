@@ -8,11 +8,11 @@ from typing import Any
 import comfy.model_management
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from ...sampler import Backprojection, tiled
 from .precision import encoder_step
+from .weights import with_copied_weights
 
 Map = Callable[[Tensor], Tensor]
 
@@ -166,27 +166,15 @@ def kept_for_gradient(function: Map, z: Tensor) -> int:
     return sum(kept.values())
 
 
-class Decoder(torch.nn.Module):
-    """The decoder of a VAE as a module's forward pass."""
-
-    def __init__(self, first_stage: torch.nn.Module):
-        super().__init__()
-        self.first_stage = first_stage
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.first_stage.decode(z)
-
-
 def differentiable_decoder(vae: Any) -> Map:
-    """Latent to unclamped picture, on copies of the weights made outside inference mode: autograd needs those."""
-    module = Decoder(vae.first_stage_model)
-    own = {k: v for k, v in module.state_dict(keep_vars=True).items() if "encoder" not in k}
-    weights = {k: v.detach().to(vae.device).clone() for k, v in own.items()}
+    """Latent to unclamped picture, on copies of the decoder's weights."""
+    raw = with_copied_weights(
+        vae.first_stage_model, vae.first_stage_model.decode, vae.device, lambda name: "encoder" not in name
+    )
     # The host's affine map from the decoder's range to pictures, measured inside of its clamp.
     black, quarter = (float(vae.process_output(torch.full((1,), v))) for v in (0.0, 0.5))
 
     def decode(z: Tensor) -> Tensor:
-        raw = functional_call(module, weights, (z.to(vae.vae_dtype).to(vae.device),)).float()
-        return black + 2 * (quarter - black) * raw
+        return black + 2 * (quarter - black) * raw(z.to(vae.vae_dtype).to(vae.device)).float()
 
     return decode

@@ -1,0 +1,89 @@
+"""What Jacobian Probe and Direction Compare are given, checked."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .heat_map import pooled
+from .latent_mask import check_image
+
+
+def check_latent_of(samples: Tensor, what: str) -> Tensor:
+    """The first latent (1, C, h, w) of a batch."""
+    if getattr(samples, "is_nested", False) or samples.ndim != 4:
+        shape = "several packed latents" if getattr(samples, "is_nested", False) else f"shape {tuple(samples.shape)}"
+        raise ValueError(
+            f"{what}: this node looks at pictures, not at video or audio ({shape}). Give the latent of one picture."
+        )
+    if not torch.isfinite(samples).all():
+        raise ValueError(f"{what}: it contains NaN or infinite values. Look at the node that makes it.")
+    return samples[:1].float()
+
+
+def encoded(vae: Any, image: Tensor, what: str = "image") -> Tensor:
+    """The latent (1, C, h, w) of the first picture."""
+    if vae.latent_dim != 2:
+        raise ValueError(
+            "vae: it is a video or audio VAE; this node looks at pictures. Use the VAE of a picture model."
+        )
+    try:
+        check_image(image, vae.spacial_compression_encode())
+    except ValueError as e:
+        raise ValueError(str(e).replace("image:", f"{what}:", 1)) from None
+    return check_latent_of(vae.encode(image[:1, ..., :3]), what)
+
+
+def noise_level(text: str, name: str) -> float:
+    try:
+        level = float(text)
+    except ValueError:
+        raise ValueError(f"{name}: {text!r} is no number. Write levels such as 0.3, 1, 3.") from None
+    if not math.isfinite(level) or level <= 0:
+        raise ValueError(
+            f"{name}: {level:g} is no noise level: without noise x0 is x itself. Give a level above 0, such as 1 (as "
+            "much noise as signal)."
+        )
+    return level
+
+
+def parse_levels(text: str, name: str) -> list[float]:
+    """Noise-to-signal ratios, separated by commas."""
+    parts = [part for part in text.replace(";", ",").split(",") if part.strip()]
+    if not parts:
+        raise ValueError(f"{name}: it is empty. Write one or more levels, such as 0.3, 1, 3.")
+    return [noise_level(part.strip(), name) for part in parts]
+
+
+def given_latent(latent: dict[str, Any] | None, image: Tensor | None, vae: Any | None) -> tuple[Tensor, list[str]]:
+    """The clean latent (1, C, h, w) in the VAE's coordinates, and what is to be said about it."""
+    if latent is None and image is None:
+        raise ValueError("latent, image: neither is connected. Connect a latent, or a picture with its vae.")
+    if latent is not None:
+        many, z = len(latent["samples"]), check_latent_of(latent["samples"], "latent")
+    elif vae is None:
+        raise ValueError("vae: it is not connected, but image must be encoded. Connect the model's VAE, or a latent.")
+    else:
+        many, z = len(image), encoded(vae, image)
+    return z, [f"The first of {many} pictures was probed."] if many > 1 else []
+
+
+def marked_cells(mask: Tensor | None, x: int, y: int, height: int, width: int) -> Tensor:
+    """Weights (h, w): of the mask, else 1 at the point."""
+    if mask is not None:
+        weights = pooled(mask.reshape(-1, *mask.shape[-2:])[:1], height, width)
+        if not weights.any():
+            raise ValueError(
+                "mask: it is empty, so there is nothing to probe. Paint the cells to probe (white) or disconnect it to "
+                "probe the point x, y; a picture without transparency gives an empty mask."
+            )
+        return weights
+    if x >= width or y >= height:
+        raise ValueError(
+            f"x, y: the point ({x}, {y}) is outside of the latent, which has {width} x {height} cells (a cell is "
+            f"usually 8 pixels). Choose x from 0 to {width - 1} and y from 0 to {height - 1}."
+        )
+    weights = torch.zeros(height, width)
+    weights[y, x] = 1
+    return weights
