@@ -115,8 +115,11 @@ def frobenius_asymmetry(probes: list[Products]) -> Tensor:
 
     E |A v|^2 = |A|_F^2 for v of independent elements with mean 0 and variance 1 (Hutchinson 1990).
     """
-    difference = sum((2 * norm(p.skew)).square() for p in probes)
-    return (difference / sum(norm(p.jv).square() for p in probes)).sqrt()
+    difference, whole = (
+        torch.stack([norm(t).square() for t in products]).sum(0)
+        for products in ([2 * p.skew for p in probes], [p.jv for p in probes])
+    )
+    return (difference / whole).sqrt()
 
 
 def exact_step(rows: Tensor, weights: Tensor, e: Tensor, cutoff: float) -> Tensor:

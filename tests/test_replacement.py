@@ -21,6 +21,7 @@ from newton_pack.sampler import (
     levels_of,
     sample_constrained,
 )
+from newton_pack.sampler.newton import LevelInfo
 from newton_pack.sampler.replacement import Replacement
 from newton_pack.sampler.step import sigma_up
 from test_laws import KNOWN, LEVELS, PRIOR, TRUTH, WEIGHTS, distance_to_posterior_mean, replacement
@@ -119,6 +120,18 @@ def test_guidance_is_not_extrapolated():
 
 def resampled(mask, denoise, x, noise):
     return Replacement(as_sum(mask), 0.5, None, []).resample(denoise, x, Level(0, 2.0, denoise.scales(2.0)), noise)
+
+
+def test_the_conditional_part_of_x0_has_the_known_values_by_their_weights():
+    """Soft weights, guidance of 3: x0 less what guidance put into it is the mixture of y and the conditional."""
+    cond, mask = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)), LatentMask(TRUTH, 0.3 * WEIGHTS)
+    denoise = Denoiser(lambda x, sigma: cond + 3, PRIOR.scales, conditional=lambda: cond)
+    level, x = Level(0, 2.0, PRIOR.scales(2.0)), torch.zeros(2, 1, 8, 8)
+    replacement = Replacement(as_sum(mask), 0.5, Plan(mask, ONCE, [level, level]), [])
+    replacement.begin(denoise, x, level)
+    info = LevelInfo(torch.zeros(0, 2), torch.zeros(2), 0, "silent")
+    x0 = replacement(denoise, x, denoise(x, 2.0), level, info)[1]
+    torch.testing.assert_close(replacement.x0_cond(x0), torch.lerp(cond, TRUTH, 0.3 * WEIGHTS))
 
 
 def test_what_is_drawn_anew_is_drawn_around_the_estimate_before_guidance():

@@ -15,6 +15,7 @@ from newton_pack.sampler import (
     WeightedSum,
     sample_constrained,
 )
+from newton_pack.sampler.newton import extrapolate_x0
 from test_pixels import decode, decoder_vjp, encode, measured, noise, picture
 
 TRUTH = picture()
@@ -55,6 +56,15 @@ def test_steps_of_a_sum_are_averaged_by_their_weights():
     steps = [c.update(X0, 1.0).x0_step() for c in (along, other)]
     torch.testing.assert_close(found, 0.25 * steps[0] + 0.75 * steps[1])
     assert not torch.allclose(found, (steps[0] + steps[1]) / 2, atol=0.01)
+
+
+def test_beside_a_term_without_a_step_x0_takes_the_known_one_in_full_and_the_rest_of_the_newton_step():
+    update = WeightedSum((Term(SplitUpdate(DIFFERENCE, GRADIENT)), Term(GRADIENT))).update(X0, 1.0)
+    step, known = noise(1, 3, 32, 32, seed=8), update.x0_step()
+    moved = extrapolate_x0(X0, step, update) - X0
+    assert update.incomplete and torch.allclose((moved * known).sum(), known.square().sum())
+    across = step - (step * known).sum() / known.square().sum() * known
+    torch.testing.assert_close(moved - known, across)
 
 
 @pytest.mark.parametrize(("carry", "asked"), [(True, 4), (False, 0)])
