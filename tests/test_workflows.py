@@ -214,6 +214,12 @@ def test_layers_give_the_picture_again(host, name, splits):
         assert any((p - q).abs().max() <= 1 for j, q in enumerate(pictures) if j != i)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_note_is_the_text_beside_the_graph(name):
+    notes = [n["widgets_values"] for n in read(ROOT / "workflows", name)["nodes"] if n["type"] == "MarkdownNote"]
+    assert notes == [[(API / f"{name}.md").read_text(encoding="utf-8")]]
+
+
 def test_the_help_page_says_what_each_preset_does():
     from newton_pack.sampler import PRESETS
 

@@ -1,6 +1,7 @@
-"""Build workflows/NAME.json (editor format) and workflows/NAME.jpg from every workflows/api/NAME.json.
+"""Build workflows/NAME.json (editor format) and workflows/NAME.jpg from every workflows/api/NAME.json and its note,
+workflows/api/NAME.md.
 
-    COMFYUI_PATH=.cache/comfyui-0.3.75 .cache/venv/bin/python tools/make_workflows.py [TASK ...]
+    COMFYUI_PATH=.cache/comfyui-0.3.75 .cache/venv-0.3.75/bin/python tools/make_workflows.py [TASK ...]
 
 A TASK is what a graph's name begins with, such as superres or inpaint_sd; without one, all graphs are built.
 Slots, widgets and their order come from the node definitions of a running ComfyUI, thumbnails from running the demo
@@ -19,7 +20,6 @@ from headless import PACK, ROOT, Graph, Host, HostError
 from PIL import Image
 from run_graph import read_graph
 from thumbnails import BORROWED, run, thumbnail
-from workflow_notes import NOTES
 
 API = ROOT / "workflows" / "api"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -198,7 +198,7 @@ def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
     """The editor's form of a graph in API format."""
     nodes = {number: make_node(number, entry, definitions) for number, entry in graph.items()}
     links = connect(graph, nodes)
-    note = make_note(max(map(int, graph)) + 1, NOTES[name])
+    note = make_note(max(map(int, graph)) + 1, (API / f"{name}.md").read_text(encoding="utf-8"))
     note["order"] = len(nodes)
     groups = lay_out(list(nodes.values()), note)
     return {
