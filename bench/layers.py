@@ -17,8 +17,8 @@ import numpy as np
 import report
 import small_ddpm
 import torch
+import torch.nn.functional as F
 from layer_cases import Composite, baselines, emoji_composites, small_composites
-from newton_pack.sampler.recompose import guided_filter
 from pack import sampler
 from targets import EMOJI, CheckpointTarget, add_dtype, latents_of, pictures_of
 from torch import Tensor
@@ -94,6 +94,26 @@ class Checkpoint:
         m = torch.nn.functional.interpolate(masks[-1], size=image.shape[1:3], mode="bilinear")[:, 0]
         calls = settings.calls(6) + 2 * steps
         return m.numpy(), *(self.target.vae.decode(layer).numpy() for layer in layers), calls
+
+
+def guided_filter(m: Tensor, image: Tensor, radius: int, eps: float = 1e-3) -> Tensor:
+    """Mask (B, 1, H, W) as a locally linear function of the image's grey values (He, Sun, Tang, TPAMI 2013).
+
+    Args:
+        image: (B, C, H, W) in [0, 1].
+        radius: of the square windows, in pixels.
+        eps: smallest variance of the grey values that counts as an edge.
+    """
+    grey = image.mean(1, keepdim=True)
+    size = 2 * radius + 1
+
+    def box(t: Tensor) -> Tensor:
+        return F.avg_pool2d(t, size, stride=1, padding=radius, count_include_pad=False)
+
+    mean, mean_m = box(grey), box(m)
+    a = (box(grey * m) - mean * mean_m) / (box(grey * grey) - mean * mean + eps)
+    b = mean_m - a * mean
+    return (box(a) * grey + box(b)).clamp(0, 1)
 
 
 def rms(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> float:

@@ -1,7 +1,6 @@
-"""Layers in pixels: they must give the image again, and their mask follows the image's edges."""
+"""Layers in pixels: they must give the image again."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # A mask value this close to 0 or 1 counts as certain.
@@ -40,23 +39,3 @@ def ordered(m: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The layer of the smaller weight before that of the larger one; applied twice it changes nothing."""
     swap = m > 0.5
     return torch.where(swap, second, first), torch.where(swap, first, second)
-
-
-def guided_filter(m: Tensor, image: Tensor, radius: int, eps: float = 1e-3) -> Tensor:
-    """Mask (B, 1, H, W) as a locally linear function of the image's grey values (He, Sun, Tang, TPAMI 2013).
-
-    Args:
-        image: (B, C, H, W) in [0, 1].
-        radius: of the square windows, in pixels.
-        eps: smallest variance of the grey values that counts as an edge.
-    """
-    grey = image.mean(1, keepdim=True)
-    size = 2 * radius + 1
-
-    def box(t: Tensor) -> Tensor:
-        return F.avg_pool2d(t, size, stride=1, padding=radius, count_include_pad=False)
-
-    mean, mean_m = box(grey), box(m)
-    a = (box(grey * m) - mean * mean_m) / (box(grey * grey) - mean * mean + eps)
-    b = mean_m - a * mean
-    return (box(a) * grey + box(b)).clamp(0, 1)
