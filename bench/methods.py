@@ -61,7 +61,7 @@ def as_published(denoise: Denoiser, sigmas: list[float]) -> list[float]:
     """Fresh noise c of each step of the released loop; elsewhere than on its own levels its constant eta."""
     scales = [denoise.scales(sigma) for sigma in sigmas]
     c = [step.sigma_up(*pair, step.AUTHORS_ETA) for pair in itertools.pairwise(scales)]
-    return [*(step.authors_sigma_up(sigmas) or c)[:-1], c[-1]]
+    return [*(list(step.authors_sigma_up(sigmas).values()) or c)[:-1], c[-1]]
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def compare(
     space, sigma = inspection.space, inspection.sigma_at("noise", ratio)
     y, start = (space.process_in(t.to(space.device)) for t in (task.y, task.start))
     weights, scales = task.weights.to(y), inspection.scales(sigma)
-    x = scales.alpha * start + scales.s * noise_like(y, sample_generators(seed, 1))
+    x = scales.alpha * start + scales.s * noise_like(y, sample_generators(seed, [0]))
     x0_at, walks = inspection.at(sigma), []
 
     def walk(name: str, direction: Callable[..., Tensor], longest: float = torch.inf) -> None:

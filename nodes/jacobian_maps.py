@@ -71,7 +71,7 @@ def look(
 ) -> Level:
     """J v and J^T v at the picture's latent z with noise."""
     sigma = inspection.sigma_at("noise_levels", ratio)
-    scales, generators = inspection.scales(sigma), sample_generators(seed, 1)
+    scales, generators = inspection.scales(sigma), sample_generators(seed, [0])
     x = scales.alpha * z + scales.s * noise_like(z, generators)
     x0_at, step = inspection.at(sigma), NewtonSettings().delta_for(inspection.dtype) * scales.nu
     x0, reason = x0_at(x), ""

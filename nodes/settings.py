@@ -126,6 +126,24 @@ class NewtonSettingsNode(io.ComfyNode):
                     tooltip="custom, with hold: order of the sampling step between noise levels. 2 keeps contrast and "
                     "detail, at no further model call. For masks alone.",
                 ),
+                io.Int.Input(
+                    "restarts",
+                    default=0,
+                    min=0,
+                    max=20,
+                    optional=True,
+                    tooltip="Every preset: warm restarts, as published: so many times the finished picture is noised "
+                    "again and sampled once more from restart_from on. Each costs as many calls as its steps.",
+                ),
+                io.Float.Input(
+                    "restart_from",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Where a warm restart begins, as a share of the steps: 0 is the first, .5 the middle.",
+                ),
             ],
             outputs=[Settings.Output(display_name="SETTINGS", tooltip="For the samplers of this pack.")],
         )
@@ -146,10 +164,12 @@ class NewtonSettingsNode(io.ComfyNode):
         hold: bool = PRESETS["fast"].hold,
         resample: bool = PRESETS["fast"].resample,
         order: int = PRESETS["fast"].order,
+        restarts: int = 0,
+        restart_from: float = 0.5,
     ) -> io.NodeOutput:
         custom = NewtonSettings(
             iterations, rate_first, rate_last, delta or None, eta, carry, hold=hold, resample=resample, order=order
         )
         chosen = PRESETS.get(preset, custom)
         every = {"max_calls": max_calls, "residual_target": residual_target, "conditional_only": conditional_only}
-        return io.NodeOutput(replace(chosen, **every))
+        return io.NodeOutput(replace(chosen, **every, restarts=restarts, restart_from=restart_from))

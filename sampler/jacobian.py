@@ -51,10 +51,6 @@ class SavedCopies(torch.autograd.graph.saved_tensors_hooks):
         super().__init__(self.keep, lambda t: t)
         self.nbytes = 0
 
-    def __enter__(self) -> "SavedCopies":
-        super().__enter__()
-        return self
-
     def keep(self, t: Tensor) -> Tensor:
         if t.is_leaf:  # weights, and what does not depend on x
             return t

@@ -77,7 +77,7 @@ def log_likelihood_ratio(image: Tensor, expected: Sequence[tuple[Tensor, Tensor]
     return (both * (logs[0] - logs[1])).sum(1, keepdim=True)
 
 
-def random_uniform(shape: tuple[int, int], generators: list[torch.Generator], grain: float) -> Tensor:
+def random_uniform(shape: Sequence[int], generators: list[torch.Generator], grain: float) -> Tensor:
     """Uniform values in (0, 1), (N, 1, h, w), equal in patches: a smoothed normal field through its distribution."""
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).unsqueeze(1)
     for dim in (2, 3):

@@ -54,10 +54,10 @@ def sample_constrained(
 
     Args:
         x: noisy start (B, C, ..., H, W) at sigmas[0].
-        sigmas: L + 1 decreasing noise levels, usually ending in 0.
+        sigmas: L + 1 decreasing noise levels, usually ending in 0; warm restarts come to some of them again.
         delta: relative perturbation of the forward difference.
         seed: of the fresh noise; a sample's own depends on the seed and its number only.
-        advance: step of another sampler, from (i, x, x0) at sigmas[i] to x at sigmas[i + 1], in place of ours.
+        advance: step of another sampler, from (i, x, x0) at the plan's level i to x at the next, in place of ours.
         advance_calls: model calls that `advance` makes in the whole run.
         callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `steps` (what was
             done, a `LevelInfo`).
@@ -67,8 +67,7 @@ def sample_constrained(
     Raises:
         ValueError: the settings' `max_calls` is less than the run takes without corrections.
     """
-    levels = levels_of(sigmas, denoise.scales)
-    plan = plan or Plan(constraint, settings, levels, advance_calls)
+    plan = plan or Plan(constraint, settings, levels_of(settings.with_restarts(sigmas), denoise.scales), advance_calls)
     generators = sample_generators(seed, range(len(x)) if samples is None else samples)
     replacement = Replacement(plan.masks, settings.rate_first, plan, generators) if plan.masks.terms else None
 
@@ -81,7 +80,11 @@ def sample_constrained(
     def observe(cur: Level, x: Tensor, x0: Tensor, info: LevelInfo) -> None:
         callback({"i": cur.i, "x": x, "sigma": cur.sigma, "denoised": x0, "steps": info})
 
-    step = Ancestral(generators, settings.eta, plan.order, levels, replacement)
-    if advance is not None:
-        step = lambda x, x0, cur, nxt: advance(cur.i, x, x0)  # noqa: E731
-    return sample(denoise, x, levels, newton, replacement, step, observe)
+    ancestral = Ancestral(generators, settings.eta, plan.order, plan.levels, replacement)
+
+    def step(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
+        if advance is None or nxt.sigma > cur.sigma:  # another sampler knows no step up
+            return ancestral(x, x0, cur, nxt)
+        return advance(cur.i, x, x0)
+
+    return sample(denoise, x, plan.levels, newton, replacement, step, observe)

@@ -30,6 +30,8 @@ class NewtonSettings:
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
         conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
             takes one network evaluation instead of two.
+        restarts: warm restarts (section 4.1): after the run its estimate is noised again and sampled once more.
+        restart_from: where a restart begins, as a share of the run's levels: 0 is the first.
         hold: latent masks are enforced by `Replacement` instead of Newton steps: no call beyond the plain one a level.
         resample: what masks alone leave unknown is drawn anew at every middle noise level (`Replacement.begin`), at
             one call each.
@@ -48,6 +50,13 @@ class NewtonSettings:
     hold: bool = False
     resample: bool = False
     order: int = 1
+    restarts: int = 0
+    restart_from: float = 0.5
+
+    def with_restarts(self, sigmas: list[float]) -> list[float]:
+        """The noise levels of the whole run; where one is above the one before, x is the estimate noised again."""
+        first = min(round(self.restart_from * (len(sigmas) - 1)), len(sigmas) - 2)
+        return [*sigmas[:-1], *self.restarts * sigmas[first:-1], sigmas[-1]]
 
     def rates(self) -> list[float]:
         """lambda_k, k = 0 ... K - 1."""

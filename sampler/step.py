@@ -42,7 +42,7 @@ class Ancestral:
     ):
         self.generators, self.order, self.replacement = generators, order, replacement
         self.eta = AUTHORS_ETA if eta is None else eta
-        self.authors = authors_sigma_up([level.sigma for level in levels]) if eta is None else None
+        self.authors = authors_sigma_up([level.sigma for level in levels]) if eta is None else {}
         self.previous: tuple[Tensor, Scales] | None = None
 
     def __call__(self, x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
@@ -52,15 +52,22 @@ class Ancestral:
             if self.order == 2:
                 ahead = x0_midpoint(x0_cond, cur.scales, nxt.scales, self.previous) + (x0 - x0_cond)
         self.previous = x0_cond, cur.scales
-        up = self.authors[cur.i] if self.authors and nxt.scales.s > 0 else sigma_up(cur.scales, nxt.scales, self.eta)
+        up = sigma_up(cur.scales, nxt.scales, self.eta)
+        if cur.sigma > nxt.sigma > 0:
+            up = self.authors.get(cur.sigma, up)
         return renoise(x, ahead, cur.scales, nxt.scales, up, noise_like(x, self.generators))
 
 
 def sigma_up(cur: Scales, nxt: Scales, eta: float) -> float:
-    """Standard deviation c of the fresh noise: eta = 1 is the ancestral (posterior) one, eta = 0 none."""
+    """Standard deviation c of the fresh noise: eta = 1 is the ancestral (posterior) one, eta = 0 none.
+
+    All of it is fresh where a warm restart goes up to a higher noise level.
+    """
     if cur.s == 0 or nxt.alpha == 0:
         return eta * nxt.s
     kept = (nxt.s * cur.alpha) / (cur.s * nxt.alpha)
+    if kept > 1:
+        return nxt.s
     return eta * nxt.s * max(0.0, 1 - kept**2) ** 0.5
 
 
@@ -97,8 +104,8 @@ def x0_midpoint(x0: Tensor, cur: Scales, nxt: Scales, previous: tuple[Tensor, Sc
     return x0 + ratio / 2 * (x0 - earlier)
 
 
-def authors_sigma_up(sigmas: list[float]) -> list[float] | None:
-    """c of each step of the authors' code, in variance-exploding units, or None off its 20-level grid.
+def authors_sigma_up(sigmas: list[float]) -> dict[float, float]:
+    """c of the authors' code by noise level, in variance-exploding units; empty off its 20-level grid.
 
     Their scheduler adds the posterior variance of a single training step although it strides by 50:
     c^2 = beta_t (1 - abar_p) / (1 - abar_t) / abar_p with p = t - 50.
@@ -107,8 +114,9 @@ def authors_sigma_up(sigmas: list[float]) -> list[float] | None:
     abar = torch.cumprod(1 - betas, 0)
     t = torch.arange(1000, 0, -50)
     grid = ((1 - abar[t - 1]) / abar[t - 1]).sqrt()
-    levels = torch.tensor(sigmas[:-1], dtype=torch.float64)
+    own = sorted(set(sigmas[:-1]), reverse=True)  # a warm restart comes to levels again
+    levels = torch.tensor(own, dtype=torch.float64)
     if levels.shape != grid.shape or not torch.allclose(levels, grid, rtol=1e-3):
-        return None
+        return {}
     abar_p = abar[(t - 51).clamp(min=1)]
-    return (betas[t - 1] * (1 - abar_p) / (1 - abar[t - 1]) / abar_p).sqrt().tolist()
+    return dict(zip(own, (betas[t - 1] * (1 - abar_p) / (1 - abar[t - 1]) / abar_p).sqrt().tolist(), strict=True))

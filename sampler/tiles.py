@@ -19,11 +19,11 @@ def tiled(apply: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int,
     height, width = x.shape[-2] // unit_in, x.shape[-1] // unit_in
     if max(height, width) <= tile:
         return apply(x)
-    out = None
+    out = x.new_zeros(0)
     for top, down, row in windows(height, tile, overlap, unit_out):
         for left, right, column in windows(width, tile, overlap, unit_out):
             y = apply(x[..., top * unit_in : down * unit_in, left * unit_in : right * unit_in])
-            if out is None:
+            if not out.numel():
                 out = y.new_zeros(*y.shape[:-2], height * unit_out, width * unit_out)
             part = out[..., top * unit_out : down * unit_out, left * unit_out : right * unit_out]
             part += y * torch.outer(row, column).to(y)

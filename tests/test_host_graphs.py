@@ -163,6 +163,6 @@ def test_the_host_gives_the_published_levels(host, graph):
     graph["sigmas"] = node("BasicScheduler", model=["ckpt", 0], scheduler="simple", steps=20, denoise=1.0)
     graph["out"] = node("TestCapture", value=["sigmas", 0])
     authors_sigma_up = host.module("sampler.step").authors_sigma_up
-    assert authors_sigma_up(host.run(graph)[0].tolist()) is not None
+    assert len(authors_sigma_up(host.run(graph)[0].tolist())) == 20
     graph["sigmas"]["inputs"]["steps"] = 19
-    assert authors_sigma_up(host.run(graph)[0].tolist()) is None
+    assert not authors_sigma_up(host.run(graph)[0].tolist())

@@ -223,6 +223,7 @@ def test_fresh_noise_is_ancestral_at_eta_one():
     """k-diffusion's ancestral step: sigma_up^2 = sigma'^2 (sigma^2 - sigma'^2) / sigma^2."""
     up = sigma_up(analytic.exploding(3.0), analytic.exploding(2.0), 1.0)
     assert up == pytest.approx((4 * (9 - 4) / 9) ** 0.5)
+    assert sigma_up(analytic.exploding(3.0), analytic.exploding(2.0), 0.3) == pytest.approx(0.3 * up)
     assert sigma_up(analytic.flow(1.0), analytic.flow(0.9), 1.0) == pytest.approx(0.9)
     assert sigma_up(analytic.exploding(3.0), analytic.exploding(0.0), 1.0) == 0
 

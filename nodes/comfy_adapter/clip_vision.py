@@ -61,7 +61,7 @@ def has_submodule(model: torch.nn.Module, path: str) -> bool:
     return path in dict(model.named_modules())
 
 
-def up_to_block(module: torch.nn.Module, path: list[str], block: int) -> torch.nn.Module:
+def up_to_block(module: Any, path: list[str], block: int) -> torch.nn.Module:
     """A shallow copy of an encoder without the blocks after `block`; the original stays as it is."""
     if not path:
         return module[: block + 1]
@@ -89,5 +89,5 @@ def square_views(pictures: Tensor, size: int) -> Tensor:
 
 
 def normalised(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    mean, std = (pixels.new_tensor(v).reshape(3, 1, 1) for v in (mean, std))
-    return (pixels - mean) / std
+    m, s = (pixels.new_tensor(v).reshape(3, 1, 1) for v in (mean, std))
+    return (pixels - m) / s

@@ -51,12 +51,14 @@ class FrozenGuidance:
         return out
 
     def first(self, args: dict[str, Any]) -> list[Tensor]:
-        self.c = self.evaluate(args | {"conds": [args["conds"][0], None]})[0]
-        return [self.c, self.c]
+        c = self.evaluate(args | {"conds": [args["conds"][0], None]})[0]
+        self.c = c
+        return [c, c]
 
     def model(self, x: Tensor, sigma: Tensor) -> Tensor:
         x0 = self.call(x, sigma, self.options)
-        self.added = None if self.c is None else x0 - self.c
+        if self.c is not None:
+            self.added = x0 - self.c
         return x0
 
     def perturbed_call(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -154,7 +154,8 @@ def gradient_bytes(x0_at: Function, x: Tensor) -> float:
     """What autograd keeps for the gradient of one sample of x (B, C, h, w), told by those of small latents."""
 
     def kept(height: int, width: int) -> int:
-        with torch.enable_grad(), SavedCopies() as saved:
+        saved = SavedCopies()
+        with torch.enable_grad(), saved:
             _graph = x0_at(torch.zeros(1, x.shape[1], height, width, device=x.device, requires_grad=True))
         return saved.nbytes
 

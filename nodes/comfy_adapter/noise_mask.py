@@ -29,7 +29,7 @@ def raw_weights(mask: Tensor, shape: torch.Size) -> Tensor:
         clips = [mask.reshape(-1, *mask.shape[-2:])]
     else:
         clips = list(mask.reshape(-1, 1, *mask.shape[-2:]))
-    weights = [known_weights(clip, *shape[-2:]) for clip in clips]
+    weights = [known_weights(clip, height=shape[-2], width=shape[-1]) for clip in clips]
     whole = torch.cat([frame_weights(w, shape[2]) for w in weights] if video else weights)
     return comfy.utils.repeat_to_batch_size(whole, shape[0])
 

@@ -18,7 +18,7 @@ def is_tf32(dtype: torch.dtype, device: torch.device) -> bool:
         allowed = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
     except RuntimeError:  # set by operation (`fp32_precision`): torch refuses a common answer, and some may use it
         allowed = True
-    return allowed and torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(allowed) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def delta_for(settings: NewtonSettings, dtype: torch.dtype, device: torch.device) -> float:

@@ -1,6 +1,7 @@
 """The method as a sampler function of the host."""
 
 import hashlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -113,8 +114,8 @@ def newton_function(
     nothing = bound == WeightedSum(())
     if nothing and base_sampler is not None:
         return base_sampler(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
-    levels, scales = sigmas.tolist(), measured_scales(base.model_sampling)
-    other_calls = base_calls * sum(sigma > 0 for sigma in levels[1:])
+    levels, scales = settings.with_restarts(sigmas.tolist()), measured_scales(base.model_sampling)
+    other_calls = base_calls * sum(cur > nxt > 0 for cur, nxt in itertools.pairwise(levels))
     plan = Plan(bound, settings, levels_of(levels, scales), other_calls)
     recorder = Recorder(plan, x)
 
@@ -129,7 +130,9 @@ def newton_function(
     def base_step(base_sampler: Callable[..., Tensor], i: int, x: Tensor, x0: Tensor) -> Tensor:
         # A sampler's noise starts anew with its seed, so every level gets one of its own.
         extra = host.extra_args | {"seed": mixed_seed(seed, i)}
-        return base_sampler(CachedFirstCall(model_k, model, x0), x, sigmas[i : i + 2], extra_args=extra, disable=True)
+        return base_sampler(
+            CachedFirstCall(model_k, model, x0), x, sigmas.new_tensor(levels[i : i + 2]), extra_args=extra, disable=True
+        )
 
     def level_done(info: dict[str, Any]) -> None:
         recorder.level(info)
