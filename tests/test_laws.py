@@ -9,7 +9,16 @@ from dataclasses import replace
 import analytic
 import pytest
 import torch
-from newton_pack.sampler import PRESETS, LatentMask, NewtonSettings, Scales, Term, WeightedSum, sample_constrained
+from newton_pack.sampler import (
+    PRESETS,
+    Denoiser,
+    LatentMask,
+    NewtonSettings,
+    Scales,
+    Term,
+    WeightedSum,
+    sample_constrained,
+)
 from newton_pack.sampler.denoiser import unit_max
 from newton_pack.sampler.jvp import forward_difference
 from newton_pack.sampler.noise import noise_like, sample_generators
@@ -217,6 +226,14 @@ def test_the_corrected_x_reaches_the_next_level():
         assert torch.allclose(first, expected, atol=1e-4)
         unmoved = next(x for s, x in inputs if s == pytest.approx(LEVELS[level]))
         assert not torch.equal(info["x"], unmoved)
+
+
+def test_a_satisfied_sample_is_not_moved_by_what_stands_for_the_model_nearby():
+    """A cheaper model answers a little differently, also to a perturbation of 0."""
+    denoise = Denoiser(lambda x, sigma: 0.5 * x, analytic.exploding, lambda x, sigma: 0.5 * x + 0.01)
+    x, e = torch.ones(2, 1, 8, 8), torch.stack([torch.zeros(1, 8, 8), torch.ones(1, 8, 8)])
+    moved = forward_difference(denoise, x, 1.0, denoise(x, 1.0), e, 0.005)
+    assert not moved[0].any() and moved[1].all()
 
 
 def test_fresh_noise_is_ancestral_at_eta_one():
