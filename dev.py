@@ -65,7 +65,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     bench = commands.add_parser("bench", help="run a benchmark of bench/")
     bench.add_argument("name", nargs="?", default="inpaint", metavar="NAME", help="default: inpaint")
     bench.add_argument("--out", type=absolute, required=True, metavar="DIR")
-    train = commands.add_parser("train", help="train the demo checkpoint; further arguments go to demo/train.py")
+    train = commands.add_parser("train", help="train an embedded checkpoint; further arguments go to its program")
+    train.add_argument("--model", choices=("emoji", "avatars"), default="emoji")
     train.add_argument("--hours", type=float, required=True, help="wall time; running again goes on from there")
     commands.add_parser("lint", help="ruff check, ruff format --check and pyright")
     opts, opts.rest = parser.parse_known_args(argv)
@@ -95,9 +96,12 @@ def programs(opts: argparse.Namespace, host: Host) -> list[list[str | Path]]:
         return [[host.python, ROOT / "tools" / "run_graph.py", opts.graph, "--out", opts.out, *changes, *extra]]
     if opts.command == "bench":
         return [[host.python, ROOT / "bench" / f"{opts.name}.py", "--out", opts.out, *opts.rest]]
-    work = CACHE / "train"
-    paths = ["--comfyui", host.comfyui, "--work", work, "--export", work / "ncs_emoji.safetensors"]
-    return [[host.python, ROOT / "demo" / "train.py", *paths, "--hours", str(opts.hours), *opts.rest]]
+    program, work, data = {
+        "emoji": ("train.py", CACHE / "train", []),
+        "avatars": ("train_avatars.py", CACHE / "train_avatars", ["--data", CACHE / "train_avatars"]),
+    }[opts.model]
+    paths = ["--comfyui", host.comfyui, "--work", work, "--export", work / f"ncs_{opts.model}.safetensors", *data]
+    return [[host.python, ROOT / "demo" / program, *paths, "--hours", str(opts.hours), *opts.rest]]
 
 
 def make_out(folder: Path) -> None:

@@ -53,17 +53,19 @@ def make_unet() -> torch.nn.Module:
     return unet
 
 
-def make_mmdit() -> torch.nn.Module:
+def make_mmdit(depth: int = 3) -> torch.nn.Module:
+    """SD3's transformer for 16 x 16 latents; its width is 64 times its depth, as the host detects it."""
     from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper, get_2d_sincos_pos_embed
     from comfy.ops import disable_weight_init
 
+    embedder = {"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 64 * depth}}
     mmdit = OpenAISignatureMMDITWrapper(
-        input_size=None, patch_size=2, in_channels=16, out_channels=16, depth=3, num_patches=64, pos_embed_max_size=8,
-        pos_embed_scaling_factor=None, qk_norm="rms", dtype=torch.float32, operations=disable_weight_init,
-        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 192}},
+        input_size=None, patch_size=2, in_channels=16, out_channels=16, depth=depth, num_patches=64,
+        pos_embed_max_size=8, pos_embed_scaling_factor=None, qk_norm="rms", dtype=torch.float32,
+        operations=disable_weight_init, context_embedder_config=embedder,
     )  # fmt: skip
     initialise(mmdit)
-    mmdit.pos_embed.copy_(torch.from_numpy(get_2d_sincos_pos_embed(192, 8)))
+    mmdit.pos_embed.copy_(torch.from_numpy(get_2d_sincos_pos_embed(64 * depth, 8)))
     # Every block starts as the identity, and the output at zero.
     for name, p in mmdit.named_parameters():
         if ".adaLN_modulation.1." in name or name.startswith("final_layer.linear"):
@@ -117,8 +119,7 @@ def export(
     mean: Tensor,
     std: Tensor,
     network: torch.nn.Module,
-    seed: int,
-    steps: int,
+    meta: dict[str, str],
 ) -> None:
     """One half-precision safetensors file that the stock checkpoint loader takes.
 
@@ -128,12 +129,5 @@ def export(
     tensors |= {f"first_stage_model.{k}": v for k, v in vae.state_dict().items()}
     tensors["first_stage_model.vae_scale"] = layout.scale * std
     tensors["first_stage_model.vae_shift"] = layout.shift - mean / (layout.scale * std)
-    meta = {
-        "modelspec.title": "Newton Constrained Sampling demo (Noto emoji, 128 px)",
-        "modelspec.license": "MIT; pictures: Noto Emoji, SIL OFL 1.1 / Apache-2.0",
-        "trained_by": "demo/train.py",
-        "steps": str(steps),
-        "seed": str(seed),
-    }
     save_file({k: v.half().contiguous().cpu() for k, v in tensors.items()}, file, metadata=meta)
-    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, network after {steps} steps")
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, network after {meta['steps']} steps")

@@ -89,6 +89,20 @@ class Run:
                 e.lerp_(p, 1 - decay)
 
 
+def vae_step(run: Run, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One update on pictures (B, 3, H, W) in [0, 1]; returns the mean squared error and how far from normal z is."""
+    image = image.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(image.device.type, torch.bfloat16):
+        z = run.model.taesd_encoder(image)
+        out = run.model.taesd_decoder(z + 0.03 * torch.randn_like(z))
+    z = z.float()
+    each = (out.float() - image).square().mean((1, 2, 3))
+    spread = z.mean((0, 2, 3)).square().sum() + (z.var((0, 2, 3)) - 1).square().sum()
+    # The logarithm weighs flat and busy pictures alike, as the median PSNR does.
+    run.update(0.004 * torch.log(each + 1e-3).mean() + 0.02 * F.l1_loss(out.float(), image) + 1e-4 * spread)
+    return each.detach().mean(), spread.detach()
+
+
 def train_vae(run: Run, pictures: torch.Tensor, seconds: float, device: str) -> None:
     """Autoencoder on 64 px crops; latents are kept near zero mean and unit variance, and slightly noisy."""
     smooth = 0.0
@@ -97,16 +111,7 @@ def train_vae(run: Run, pictures: torch.Tensor, seconds: float, device: str) -> 
         crop = torch.stack([random_crop(pictures[i], 64) for i in pick]).to(device)
         white = torch.rand(8, 1, 1, 1, device=device) < 0.5
         image = over(crop, torch.where(white, 1.0, torch.rand(8, 3, 1, 1, device=device)))
-        image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device, torch.bfloat16):
-            z = run.model.taesd_encoder(image)
-            out = run.model.taesd_decoder(z + 0.03 * torch.randn_like(z))
-        z = z.float()
-        each = (out.float() - image).square().mean((1, 2, 3))
-        mse = each.mean()
-        spread = z.mean((0, 2, 3)).square().sum() + (z.var((0, 2, 3)) - 1).square().sum()
-        # The logarithm weighs flat and busy pictures alike, as the median PSNR does.
-        run.update(0.004 * torch.log(each + 1e-3).mean() + 0.02 * F.l1_loss(out.float(), image) + 1e-4 * spread)
+        mse, spread = vae_step(run, image)
         smooth = 0.99 * smooth + 0.01 * mse.item()
         if run.step % 50 == 0:
             bar.set_postfix_str(f"PSNR {-10 * torch.log10(torch.tensor(smooth)):.1f} dB, spread {spread:.3f}")
@@ -214,7 +219,14 @@ def main() -> None:
     kept = [r for r, used in zip(rows, train, strict=True) if used]
     train_network(network, layout, latents, kept, opts.drop, end - time.time(), device)
     if opts.export:
-        export(opts.export, layout, vae.ema, mean, std, network.ema, opts.seed, network.step)
+        meta = {
+            "modelspec.title": "Newton Constrained Sampling demo (Noto emoji, 128 px)",
+            "modelspec.license": "MIT; pictures: Noto Emoji, SIL OFL 1.1 / Apache-2.0",
+            "trained_by": "demo/train.py",
+            "steps": str(network.step),
+            "seed": str(opts.seed),
+        }
+        export(opts.export, layout, vae.ema, mean, std, network.ema, meta)
 
 
 if __name__ == "__main__":

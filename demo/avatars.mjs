@@ -1,0 +1,59 @@
+// Draws DIR/avatars.jsonl to DIR/avatars.bin, 128 x 128 RGB pictures one after the other.
+// npm install @dicebear/core@9.4 @dicebear/collection@9.4 @resvg/resvg-js; node demo/avatars.mjs DIR
+import { createRequire } from 'node:module';
+import fs from 'node:fs';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const SIZE = 128;
+const folder = process.argv[2];
+const require = createRequire(pathToFileURL(path.resolve('package.json')));
+const load = (name) => import(pathToFileURL(require.resolve(name)).href);
+const { createAvatar } = await load('@dicebear/core');
+const styles = await load('@dicebear/collection');
+const { Resvg } = await load('@resvg/resvg-js');
+
+const maybe = (name, value) => ({ [name]: value ? [value] : undefined, [`${name}Probability`]: value ? 100 : 0 });
+const options = {
+  toon: (a) => ['toonHead', { hair: [a.hair], ...maybe('rearHair', a.back), clothes: [a.clothes], mouth: [a.mouth],
+    eyes: [a.eyes], eyebrows: [a.eyebrows], ...maybe('beard', a.beard), clothesColor: [a.clothesHex] }],
+  persona: (a) => ['personas', { hair: [a.hair], body: [a.clothes], mouth: [a.mouth], eyes: [a.glasses || a.eyes],
+    nose: [a.nose], ...maybe('facialHair', a.beard), clothingColor: [a.clothesHex] }],
+  micah: (a) => ['micah', { hair: [a.hair], shirt: [a.clothes], mouth: [a.mouth], eyes: [a.eyes], nose: [a.nose],
+    eyebrows: [a.eyebrows], ...maybe('facialHair', a.beard), ...maybe('glasses', a.glasses), earringsProbability: 0,
+    baseColor: [a.skinHex], shirtColor: [a.clothesHex], glassesColor: ['333333'], facialHairColor: [a.hairHex] }],
+  bigsmile: (a) => ['bigSmile', { hair: [a.hair], mouth: [a.mouth], eyes: [a.eyes],
+    ...maybe('accessories', a.glasses) }],
+};
+
+const patterns = {
+  '': () => '',
+  stripes: (c) => Array.from({ length: 8 }, (_, i) =>
+    `<path d="M${i * 32 - 128} 128 l128 -128 h16 l-128 128z" fill="#${c}"/>`).join(''),
+  dots: (c) => Array.from({ length: 64 }, (_, i) =>
+    `<circle cx="${8 + 16 * (i % 8)}" cy="${8 + 16 * Math.floor(i / 8)}" r="4" fill="#${c}"/>`).join(''),
+  checks: (c) => Array.from({ length: 32 }, (_, i) =>
+    `<rect x="${32 * (i % 4) + 16 * (Math.floor(i / 4) % 2)}" y="${16 * Math.floor(i / 4)}" width="16" height="16" fill="#${c}"/>`).join(''),
+};
+
+function draw(a) {
+  const [style, chosen] = options[a.style](a);
+  const avatar = createAvatar(styles[style], { seed: String(a.number), size: SIZE, hairColor: [a.hairHex],
+    skinColor: [a.skinHex], ...chosen }).toString();
+  const picture = `<svg xmlns="http://www.w3.org/2000/svg" width="${SIZE}" height="${SIZE}">`
+    + `<rect width="${SIZE}" height="${SIZE}" fill="#${a.paper[0]}"/>${patterns[a.pattern](a.paper[1])}${avatar}</svg>`;
+  const rgba = new Resvg(picture).render().pixels;
+  const rgb = Buffer.alloc(SIZE * SIZE * 3);
+  for (let i = 0; i < SIZE * SIZE; i++) rgba.copy(rgb, 3 * i, 4 * i, 4 * i + 3);
+  return rgb;
+}
+
+const rows = fs.readFileSync(path.join(folder, 'avatars.jsonl'), 'utf8').trim().split('\n').map((l) => JSON.parse(l));
+const out = fs.openSync(path.join(folder, 'avatars.tmp'), 'w');
+rows.forEach((row, i) => {
+  fs.writeSync(out, draw(row));
+  if (i % 500 === 0) process.stderr.write(`\rdrawing ${i} of ${rows.length}`);
+});
+fs.closeSync(out);
+fs.renameSync(path.join(folder, 'avatars.tmp'), path.join(folder, 'avatars.bin'));
+process.stderr.write(`\rdrew ${rows.length} pictures\n`);

@@ -1,0 +1,146 @@
+"""Training of the flow transformer: bfloat16 steps of float32 weights, losses by noise level, sheets of samples."""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from networks import make_mmdit
+from torch import Tensor
+from tqdm import tqdm
+from word_vectors import TOKENS, WIDTH, word_vector
+
+BATCH, RATE, WARM_UP = 32, 1e-3, 500
+DROP_WORD, DROP_ALL = 0.12, 0.12
+BANDS = 8  # of the noise level s in [0, 1], in the logged losses
+SAVE_EVERY = 240  # seconds
+SHEET_EVERY = 500  # steps
+
+
+class Prompts:
+    """Words of many pictures as indices into one table of word vectors; row 0 is the missing word."""
+
+    def __init__(self, texts: list[str]):
+        vocabulary = sorted({w for text in texts for w in text.split()})
+        number = {w: i + 1 for i, w in enumerate(vocabulary)}
+        self.table = torch.stack([torch.zeros(WIDTH), *map(word_vector, vocabulary)])
+        self.words = torch.zeros(len(texts), TOKENS, dtype=torch.long)
+        for row, text in zip(self.words, texts, strict=True):
+            found = [number[w] for w in text.split()]
+            row[: len(found)] = torch.tensor(found)
+
+    def embed(self, pick: Tensor, keep: Tensor | int = 1) -> Tensor:
+        """(B, 8, 768) of the picked pictures; words where `keep` (B, 8) is 0 are missing."""
+        return self.table[self.words[pick] * keep]
+
+
+def draw_levels(count: int) -> Tensor:
+    """Noise levels s in (0, 1), shape (count, 1, 1, 1): logit-normal as in SD3 (arXiv 2403.03206, section 3.1).
+
+    One in five is uniform under the shift of 3 that the host samples with, for the ends that the first seldom visits.
+    """
+    u = (torch.arange(count) + torch.rand(count)) / count  # stratified
+    logit_normal = torch.sigmoid(0.5 + torch.special.ndtri(u.clamp(1e-4, 1 - 1e-4)))
+    even = torch.rand(count)
+    return torch.where(torch.rand(count) < 0.2, 3 * even / (1 + 2 * even), logit_normal).view(-1, 1, 1, 1)
+
+
+class FlowRun:
+    """Weights, moving average, optimiser and step count, saved together; steps run on a bfloat16 copy."""
+
+    def __init__(self, file: Path, depth: int):
+        self.file, self.step, self.bands = file, 0, torch.ones(BANDS)
+        self.model = make_mmdit(depth)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.opt = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        if file.exists():
+            state = torch.load(file)
+            for name in ("model", "ema", "opt"):
+                getattr(self, name).load_state_dict(state[name])
+            self.step, self.bands = state["step"], state["bands"]
+        self.half = copy.deepcopy(self.model).bfloat16()
+
+    def save(self) -> None:
+        state = {name: getattr(self, name).state_dict() for name in ("model", "ema", "opt")}
+        torch.save(state | {"step": self.step, "bands": self.bands}, self.file.with_suffix(".tmp"))
+        self.file.with_suffix(".tmp").replace(self.file)
+
+    def update(self, loss: Tensor, rate: float) -> None:
+        loss.backward()
+        params, half = list(self.model.parameters()), list(self.half.parameters())
+        for p, h in zip(params, half, strict=True):
+            p.grad, h.grad = None if h.grad is None else h.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        for group in self.opt.param_groups:
+            group["lr"] = rate
+        self.opt.step()
+        self.step += 1
+        with torch.no_grad():
+            torch._foreach_copy_(half, params)
+            # A tenth of the steps so far, at most 2000.
+            torch._foreach_lerp_(list(self.ema.parameters()), params, max(0.0005, 9 / (9 + self.step)))
+
+
+def velocity_error(model: torch.nn.Module, z: Tensor, s: Tensor, context: Tensor, noise: Tensor) -> Tensor:
+    """Squared error of the predicted velocity, per picture, by a bfloat16 network."""
+    x = (1 - s) * z + s * noise
+    out = model(x.bfloat16(), 1000 * s.flatten(), context=context.bfloat16()).float()
+    return (out - (noise - z)).square().mean((1, 2, 3))
+
+
+def train(
+    run: FlowRun, latents: Tensor, prompts: Prompts, seconds: float, decay: bool, check: Callable[[FlowRun], dict]
+) -> None:
+    """Steps until the time is up; `check` is called now and then, and what it returns is logged."""
+    begin = saved = time.time()
+    with tqdm(desc="flow", initial=run.step, unit="step", mininterval=30) as bar:
+        while (passed := time.time() - begin) < seconds:
+            pick = torch.randint(len(latents), (BATCH,))
+            z, s = latents[pick].float(), draw_levels(BATCH)
+            keep = (torch.rand(BATCH, TOKENS) > DROP_WORD) & (torch.rand(BATCH, 1) > DROP_ALL)
+            loss = velocity_error(run.half, z, s, prompts.embed(pick, keep), torch.randn_like(z))
+            run.update(loss.mean(), RATE * min(1, (run.step + 1) / WARM_UP) * (1 - passed / seconds if decay else 1))
+            band = (BANDS * s.flatten()).long()
+            for b in band.unique():
+                run.bands[b].lerp_(loss.detach()[band == b].mean(), 0.02)
+            bar.update()
+            if run.step % 50 == 0:
+                bar.set_postfix_str("loss by noise " + " ".join(f"{b:.3f}" for b in run.bands), refresh=False)
+            if run.step % SHEET_EVERY == 0:
+                entry = {"step": run.step, "seconds": round(time.time() - begin), "running": run.bands.tolist()}
+                with run.file.with_suffix(".jsonl").open("a") as log:
+                    print(json.dumps(entry | check(run)), file=log)
+            if time.time() - saved > SAVE_EVERY:
+                run.save()
+                saved = time.time()
+    run.save()
+
+
+@torch.no_grad()
+def losses(run: FlowRun, latents: Tensor, prompts: Prompts, pick: Tensor) -> list[float]:
+    """Of the moving average by noise band, on these pictures with their words; always the same noise."""
+    model = copy.deepcopy(run.ema).bfloat16()
+    generator = torch.Generator().manual_seed(0)
+    out = []
+    for b in range(BANDS):
+        s = (b + torch.rand(len(pick), 1, 1, 1, generator=generator)) / BANDS
+        noise = torch.randn(len(pick), *latents.shape[1:], generator=generator)
+        out.append(velocity_error(model, latents[pick].float(), s, prompts.embed(pick), noise).mean().item())
+    return out
+
+
+@torch.no_grad()
+def sample(model: torch.nn.Module, context: Tensor, noise: Tensor, guidance: float, steps: int = 20) -> Tensor:
+    """Latents by Euler steps at the levels that the host takes for SD3 (shift 3)."""
+    u = torch.linspace(1, 0, steps + 1)
+    x, context = noise, context.bfloat16()
+    for s, following in zip(3 * u / (1 + 2 * u), (3 * u / (1 + 2 * u))[1:], strict=False):
+        t = (1000 * s).expand(len(x))
+        v = model(x.bfloat16(), t, context=context).float()
+        if guidance != 1:
+            free = model(x.bfloat16(), t, context=torch.zeros_like(context)).float()
+            v = free + guidance * (v - free)
+        x = x + (following - s) * v
+    return x

@@ -1,0 +1,55 @@
+"""The avatar data set: the same for everybody, and split so that nothing held out was seen."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
+
+import avatars
+
+ROWS = [avatars.picture(i) for i in range(6000)]
+KEYS = ("style", "hair", "hair_colour", "skin", "clothes")
+
+
+def combination(row):
+    return tuple(row.get(k, "") for k in KEYS)
+
+
+def test_a_picture_is_the_same_for_everybody():
+    assert avatars.words_of(avatars.picture(0)) == ["toon", "sidecomed", "greenhair", "tanskin", "tealtshirt", "smile",
+                                                    "lilac"]  # fmt: skip
+    assert avatars.picture(7) == avatars.picture(7) != avatars.picture(8)
+
+
+def test_no_held_out_combination_or_part_is_trained_on():
+    splits = {name: [r for r in ROWS if avatars.split_of(r) == name] for name in avatars.COUNTS}
+    trained = {combination(r) for r in splits["train"]}
+    assert all(splits.values())
+    assert not trained & {combination(r) for r in splits["heldout"] + splits["heldout_part"]}
+    hair = {(r["style"], r["hair"]) for r in splits["train"]}
+    assert not hair & {(r["style"], r["hair"]) for r in splits["heldout_part"]}
+    assert len(avatars.heldout_parts()) == avatars.HELDOUT_PARTS
+
+
+def test_words_fit_word_conditioning_and_tell_pictures_apart():
+    words = [tuple(avatars.words_of(r)) for r in ROWS]
+    assert all(3 < len(w) <= 8 and all(part.isalnum() and part == part.lower() for part in w) for w in words)
+    assert len(set(words)) > 0.95 * len(words)
+
+
+def test_the_index_fills_every_split_in_order(monkeypatch):
+    monkeypatch.setattr(avatars, "COUNTS", {"train": 40, "heldout": 3, "heldout_part": 2})
+    rows = list(avatars.index())
+    assert {s: sum(r["split"] == s for r in rows) for s in avatars.COUNTS} == avatars.COUNTS
+    assert all(a["number"] < b["number"] for a, b in itertools.pairwise(rows))
+
+
+@pytest.mark.parametrize("style", avatars.STYLES)
+def test_the_drawing_program_is_told_colours(style):
+    row = next(r for r in ROWS if r["style"] == style)
+    told = avatars.drawing(row)
+    assert told["hairHex"] == avatars.HAIR[row["hair_colour"]] and len(told["paper"]) == 2
+    assert ("clothesHex" in told) == ("clothes" in row)
