@@ -3,6 +3,7 @@
 `python dev.py test tests/test_layers.py -s` shows the figures behind the bounds.
 """
 
+import math
 from dataclasses import replace
 
 import analytic
@@ -17,7 +18,7 @@ from newton_pack.sampler import (
     recompose,
     sample_layers,
 )
-from newton_pack.sampler.layers import random_uniform
+from newton_pack.sampler.layers import log_likelihood_ratio, random_uniform
 
 CHANNELS, COUNT = 4, 16
 LEVELS = [4.0, 3.0, 2.0, 1.5, 1.0, 0.7]
@@ -156,6 +157,20 @@ def test_exact_layers_give_the_image_with_the_smallest_change():
     assert all(torch.allclose(a[allowed], b[allowed], atol=1e-9) for a, b in zip((one, two), nearest, strict=True))
     # A hidden pixel of a layer is its own affair.
     assert torch.equal(one[:, :, :4], first[:, :, :4]) and torch.equal(two[:, :, 4:8], second[:, :, 4:8])
+
+
+def test_of_two_layers_equally_far_off_the_unsure_one_explains_more():
+    """Means 0 where the image is 1: to a layer of deviation 1 that is likely, to one of .1 it is not."""
+    image, both = torch.ones(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    sure, unsure = (torch.zeros_like(image), torch.full_like(image, 0.01)), (torch.zeros_like(image), image)
+    m = torch.full_like(image, 1e-3)
+    far = 10 * image
+    assert (log_likelihood_ratio(far, [sure, unsure], both, m) != 0).all()
+    swapped = log_likelihood_ratio(far, [unsure, sure], both, 1 - m)
+    torch.testing.assert_close(log_likelihood_ratio(far, [sure, unsure], both, m), -swapped)
+    floor = 10.0**2 + 1  # how far the second layer is off where it is taken to be alone
+    expected = -(100 / (0.01 + floor) + math.log(0.01 + floor) - 100 / (1 + floor) - math.log(1 + floor)) / 2
+    assert log_likelihood_ratio(far, [sure, unsure], both, m).mean().item() == pytest.approx(expected, rel=0.05)
 
 
 def test_a_layer_nearly_out_of_sight_is_left_alone_by_a_decisive_mask():
