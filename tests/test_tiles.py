@@ -39,3 +39,12 @@ def test_blurred_tiles_have_no_seams():
     seam = (tiled(blur, x, 32, 8, 1, 1) - blur(x)).abs().max()
     hard = (tiled(blur, x, 32, 0, 1, 1) - blur(x)).abs().max()
     assert seam < 0.35 * hard
+
+
+def test_weights_rise_over_the_overlap_and_no_further():
+    """Two tiles of 8 cells over 10, which overlap by more than the 2 asked for: between their slopes both count alike."""
+    from newton_pack.sampler.tiles import windows
+
+    first, second = (weights for _, _, weights in windows(10, 8, 2, 1))
+    assert torch.allclose(first[4:6], torch.full((2,), 0.5)) and torch.allclose(second[2:4], torch.full((2,), 0.5))
+    assert (first.diff() <= 1e-6).all() and (second.diff() >= -1e-6).all()
