@@ -42,7 +42,7 @@ def test_blurred_tiles_have_no_seams():
 
 
 def test_weights_rise_over_the_overlap_and_no_further():
-    """Two tiles of 8 cells over 10, which overlap by more than the 2 asked for: between their slopes both count alike."""
+    """Two tiles of 8 cells over 10 overlap by more than the 2 asked for: between their slopes both count alike."""
     from newton_pack.sampler.tiles import windows
 
     first, second = (weights for _, _, weights in windows(10, 8, 2, 1))
