@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from newton_pack.sampler import interpolated_weights, known_weights
+from newton_pack.sampler import frame_weights, interpolated_weights, known_weights
 
 
 @settings(max_examples=50, deadline=None)
@@ -40,6 +40,15 @@ def test_erosion_shrinks_the_known_region(erode):
     mask[:, 32:48, 32:48] = 1
     weights = known_weights(mask, 10, 10, erode)[0, 0]
     assert (weights == 0).sum() == (2 + 2 * erode) ** 2
+
+
+def test_a_video_cell_counts_by_the_least_known_of_its_pictures():
+    """Nine pictures of a VAE that packs four into a latent frame, the first alone."""
+    weights = torch.ones(9, 1, 1, 2)
+    weights[0, ..., 0], weights[3, ..., 1], weights[8, ..., 0] = 0.5, 0.25, 0
+    expected = torch.tensor([[0.5, 1.0], [1.0, 0.25], [0.0, 1.0]])
+    assert torch.equal(frame_weights(weights, 3)[0, 0, :, 0], expected)
+    assert torch.equal(frame_weights(weights[:1], 3)[0, 0, :, 0], expected[:1].expand(3, -1))
 
 
 def test_sizes_that_are_no_multiple():
