@@ -12,8 +12,9 @@ from pathlib import Path
 
 import report
 import torch
+from entry import Entry
 from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
-from methods import Entry, entries
+from methods import entries
 from pack import ROOT
 from targets import EMOJI, CheckpointTarget, add_dtype
 from tqdm import tqdm

@@ -103,7 +103,7 @@ def distil(folder: Path, hours: float, count: int) -> tuple[Path, str]:
         count: of trajectories of 16 samples.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, told = folder / "distilled.safetensors", folder / "distilled.txt"
+    file, log = folder / "distilled.safetensors", folder / "distilled.txt"
     if not file.exists():
         tensors = load_file(EMOJI)
         teacher = make_unet()
@@ -113,11 +113,11 @@ def distil(folder: Path, hours: float, count: int) -> tuple[Path, str]:
         before = end_errors(run.model, paths[:KEPT_BACK])
         train(run, paths[KEPT_BACK:], 3600 * hours)
         after = end_errors(run.ema, paths[:KEPT_BACK])
-        told.write_text(
+        log.write_text(
             f"after {run.step} steps on {BATCH * (count - KEPT_BACK)} trajectories; squared distance from the end at "
             f"five levels, on {BATCH * KEPT_BACK} others: {before} at the start, {after} now",
             encoding="utf-8",
         )
         student = {PREFIX + k: v.half() for k, v in run.ema.state_dict().items()}
         save_file({k: v.contiguous() for k, v in (tensors | student).items()}, file)
-    return file, told.read_text(encoding="utf-8")
+    return file, log.read_text(encoding="utf-8")

@@ -100,7 +100,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     opts = parse()
     teacher = CheckpointTarget(EMOJI, dtype=opts.dtype)
-    file, told = distil(opts.out / "made", opts.hours, opts.trajectories)
+    file, log = distil(opts.out / "made", opts.hours, opts.trajectories)
     targets = {True: opened(file, True, opts.dtype), False: teacher}
     cases = Cases(teacher, opts.split, opts.images, opts.seeds, opts.masks)
     runs = [(steps, name) for steps in opts.steps for name in ENTRIES]
@@ -124,7 +124,7 @@ def main() -> None:
         write_sheets(sheets, cases, pictures)
     layout = replace(LAYOUT, name="distilled", sections=("steps",), plotted=(),
                      baselines=("stock/lcm", "undistilled/stock"))  # fmt: skip
-    report.write(opts.out, layout, report.heading("distilled", opts, {"distilled": told} | teacher.notes), rows)
+    report.write(opts.out, layout, report.heading("distilled", opts, {"distilled": log} | teacher.notes), rows)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import report
+from entry import Entry
 from masks import ALL_MASKS, bench_mask
-from methods import Entry, entries
+from methods import entries
 from metrics import composite, feature_measures, mse, psnr, seam, sharpness
 from targets import Target, add_dtype, open_target
 from tqdm import tqdm
@@ -96,7 +97,7 @@ def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
     """One row of measures per case."""
     truth, hidden = cases.truth, cases.hidden
     pasted = np.stack([composite(t, p, h) for t, p, h in zip(truth, pictures, hidden, strict=True)])
-    felt = feature_measures(target.features(pasted), cases.truth_features, cases.index, cases.seeds)
+    features = feature_measures(target.features(pasted), cases.truth_features, cases.index, cases.seeds)
     return [
         {
             "mask": mask, "image": cases.names[image], "seed": seed, "split": cases.split,
@@ -104,7 +105,7 @@ def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
             "hidden_pixel_mse": mse(pasted[k], truth[k], hidden[k]),
             "seam": seam(pasted[k], hidden[k]), "seam_truth": seam(truth[k], hidden[k]),
             "sharpness": sharpness(pasted[k], truth[k], hidden[k]),
-            **felt[k],
+            **features[k],
         }
         for k, (mask, image, seed) in enumerate(cases.index)
     ]  # fmt: skip

@@ -6,10 +6,11 @@ Every method gives x0 at the end of `sigmas`, which ends in 0, and draws its noi
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
+from entry import Entry
 from pack import noise, sampler, step
 from torch import Tensor
 
@@ -111,29 +112,6 @@ def gradient(denoise, x, sigmas, y, mask, seed, rate: float = 0.5) -> Tensor:
     return x
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of the comparison.
-
-    Attributes:
-        method, preset: as in the rows.
-        run: the method; None for a node of another pack, which samples by itself.
-        calls_per_level, backward_per_level: its cost on the 20 published levels.
-        levels: its own number of levels instead of the run's.
-    """
-
-    method: str
-    preset: str
-    run: Method | None
-    calls_per_level: float
-    backward_per_level: int = 0
-    levels: int = 0
-
-    @property
-    def label(self) -> str:
-        return f"{self.method}/{self.preset}" if self.preset else self.method
-
-
 def in_dtype(settings: NewtonSettings, dtype: torch.dtype) -> NewtonSettings:
     """With the perturbation that a network of this precision needs."""
     return replace(settings, delta=settings.delta_for(dtype))
@@ -143,7 +121,8 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     """Everything that is compared; `replacement_equal_calls` gets the calls of `fast`, and so does `held`."""
 
     def newton(method: str, preset: str, settings: NewtonSettings, calls: float, levels: int = 0) -> Entry:
-        return Entry(method, preset, partial(ours, settings=in_dtype(settings, dtype)), calls, levels=levels)
+        run = partial(ours, settings=in_dtype(settings, dtype))
+        return Entry(method, preset, run, levels, calls)
 
     fast, newton_steps, paper = sampler.PRESETS["fast"], NewtonSettings(), sampler.PRESETS["paper"]
     reevaluated = NewtonSettings(carry=False)
@@ -155,13 +134,13 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         newton("ours", "K1", reevaluated, reevaluated.calls_per_level()),
         newton("published", "paper", paper, paper.calls_per_level()),
         newton("published_eta1", "", PUBLISHED_ETA1, PUBLISHED_ETA1.calls_per_level()),
-        Entry("replacement", "", replacement, 1),
-        Entry("replacement_equal_calls", "", replacement, 1, levels=24),
-        Entry("replacement_order2", "", partial(replacement, order=2), 1, levels=24),
-        Entry("replacement_released", "", partial(replacement, released=True), 1),
-        Entry("replacement_220", "", replacement, 1, levels=220),
-        Entry("gradient", "", gradient, 1, backward_per_level=1),
-        Entry("ding", "", ding, 2),
-        Entry("repaint", "", repaint, 2),
-        *([Entry("lanpaint", "", None, 0)] if "LANPAINT_PATH" in os.environ else []),
+        Entry("replacement", "", replacement, 0, 1),
+        Entry("replacement_equal_calls", "", replacement, 24, 1),
+        Entry("replacement_order2", "", partial(replacement, order=2), 24, 1),
+        Entry("replacement_released", "", partial(replacement, released=True), 0, 1),
+        Entry("replacement_220", "", replacement, 220, 1),
+        Entry("gradient", "", gradient, 0, 1, backward_per_level=1),
+        Entry("ding", "", ding, 0, 2),
+        Entry("repaint", "", repaint, 0, 2),
+        *([Entry("lanpaint", "", None, 0, 0)] if "LANPAINT_PATH" in os.environ else []),
     ]

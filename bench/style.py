@@ -9,7 +9,7 @@ Writes style.json (a row per picture), style.md, style.png (distance against mod
 
 import argparse
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import report
 import torch
 from efficientnet import load_network, patch_tokens
+from entry import Entry
 from metrics import energy_distance, mean_pairwise
 from pack import ROOT, sampler
 from targets import EMOJI, CheckpointTarget, add_dtype, read_pictures, start_noise
@@ -59,33 +60,17 @@ LAYOUT = report.Layout(
 )
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of the comparison: the engine's settings, the way to the latent (none = no constraint), cfg (0 = the
-    run's)."""
-
-    method: str
-    preset: str
-    settings: Any
-    direction: str = ""
-    cfg: float = 0.0
-
-    @property
-    def label(self) -> str:
-        return f"{self.method}/{self.preset}" if self.preset else self.method
-
-
 def entries() -> list[Entry]:
     fast, paper = sampler.PRESETS["fast"], sampler.PRESETS["paper"]
     difference, gradient = "encoder difference", "decoder gradient"
     return [
-        Entry("plain", "", replace(fast, iterations=0)),
-        Entry("ours", "fast", fast, difference),
-        Entry("ours", "fast_gradient", fast, gradient),
-        Entry("ours", "fast_conditional", replace(fast, conditional_only=True), difference),
-        Entry("ours", "fast_cfg1", fast, difference, 1.0),
-        Entry("published", "paper", paper, gradient),
-        Entry("published", "paper_conditional", replace(paper, conditional_only=True), gradient),
+        Entry("plain", "", settings=replace(fast, iterations=0)),
+        Entry("ours", "fast", settings=fast, direction=difference),
+        Entry("ours", "fast_gradient", settings=fast, direction=gradient),
+        Entry("ours", "fast_conditional", settings=replace(fast, conditional_only=True), direction=difference),
+        Entry("ours", "fast_cfg1", settings=fast, direction=difference, cfg=1.0),
+        Entry("published", "paper", settings=paper, direction=gradient),
+        Entry("published", "paper_conditional", settings=replace(paper, conditional_only=True), direction=gradient),
     ]
 
 

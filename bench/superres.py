@@ -18,10 +18,11 @@ import numpy as np
 import report
 import torch
 import torch.nn.functional as F
+from entry import Entry
 from metrics import feature_measures, mse, psnr, sharpness
 from pack import ROOT, sampler
 from PIL import Image
-from superres_methods import Entry, enlarge, entries
+from superres_methods import enlarge, entries
 from targets import CheckpointTarget, add_dtype, open_target
 from torch import Tensor
 from tqdm import tqdm
@@ -121,9 +122,9 @@ def measure(target: CheckpointTarget, cases: Cases, pictures: np.ndarray, residu
     ]  # fmt: skip
     if cases.truth_features is None:
         return rows
-    felt = feature_measures(target.features(pictures), cases.truth_features, cases.index, cases.seeds)
+    features = feature_measures(target.features(pictures), cases.truth_features, cases.index, cases.seeds)
     everywhere = np.ones(pictures.shape[1:3], bool)
-    for row, picture, truth, more in zip(rows, pictures, cases.truth, felt, strict=True):
+    for row, picture, truth, more in zip(rows, pictures, cases.truth, features, strict=True):
         row |= {"psnr": psnr(picture, truth, everywhere), "hidden_pixel_mse": mse(picture, truth, everywhere)}
         row |= {"sharpness": sharpness(picture, truth, everywhere), **more}
     return rows

@@ -1,12 +1,12 @@
 """The rivals in super-resolution, each over the same Denoiser (see methods.py) and a constraint on pictures."""
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from entry import Entry
 from methods import Chain, in_dtype
 from pack import sampler
 from torch import Tensor
@@ -36,34 +36,6 @@ def free(denoise, x, sigmas, constraint, seed) -> Tensor:
     return x
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of the comparison.
-
-    Attributes:
-        method, preset: as in the rows.
-        run: (denoise, x, sigmas, constraint, seed) to x0; None: the picture is only enlarged.
-        levels: noise levels.
-        backward_per_level: decoder backward passes; 0 = the error direction needs none.
-        strength: where to start: 1 = noise alone, below: the enlarged picture with noise, as the host's `denoise`.
-        closed: whether the closing back-projection follows.
-        perturbation: noise on the estimate from which the way is sought, as published against blur.
-    """
-
-    method: str
-    preset: str
-    run: Callable[..., Tensor] | None
-    levels: int = 0
-    backward_per_level: int = 0
-    strength: float = 1.0
-    closed: bool = True
-    perturbation: float = 0.0
-
-    @property
-    def label(self) -> str:
-        return f"{self.method}/{self.preset}" if self.preset else self.method
-
-
 def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     """Everything that is compared, on a network of this precision."""
     presets = sampler.PRESETS["fast"], sampler.PRESETS["thorough"], PUBLISHED, PUBLISHED_VAE
@@ -72,13 +44,13 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("bicubic", "", None, closed=False),
         Entry("backprojection", "", None),
         Entry("img2img", "", free, 40, strength=0.5),
-        Entry("published", "gradient", partial(newton, settings=gradient), 20, 10),
+        Entry("published", "gradient", partial(newton, settings=gradient), 20, backward_per_level=10),
         Entry("published", "vae", partial(newton_vae, settings=vae), 20),
-        Entry("ours", "gradient", partial(newton, settings=fast), 20, 1),
+        Entry("ours", "gradient", partial(newton, settings=fast), 20, backward_per_level=1),
         Entry("ours", "fast", partial(newton, settings=fast), 20),
         Entry("ours", "fast_10", partial(newton, settings=fast), 10, strength=0.6),
         Entry("ours", "thorough", partial(newton, settings=thorough), 6, strength=0.6),
-        Entry("ours", "thorough_gradient", partial(newton, settings=thorough), 6, 3, strength=0.6),
+        Entry("ours", "thorough_gradient", partial(newton, settings=thorough), 6, backward_per_level=3, strength=0.6),
         Entry("ours", "fast_perturbed", partial(newton, settings=fast), 20, perturbation=0.1),
     ]
 

@@ -13,7 +13,8 @@ import small_ddpm
 import small_host
 import torch
 import torch.nn.functional as F
-from methods import Denoiser, Entry
+from entry import Entry
+from methods import Denoiser
 from pack import ROOT, sampler
 from PIL import Image
 from torch import Tensor

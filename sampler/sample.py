@@ -41,8 +41,8 @@ def sample_constrained(
     settings: NewtonSettings,
     delta: float,
     seed: int = 0,
-    advance: Callable[[int, Tensor, Tensor], Tensor] | None = None,
-    advance_calls: int = 0,
+    step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+    step_calls: int = 0,
     callback: Callable[[dict[str, Any]], None] = lambda info: None,
     plan: Plan | None = None,
     samples: Sequence[int] | None = None,
@@ -57,8 +57,8 @@ def sample_constrained(
         sigmas: L + 1 decreasing noise levels, usually ending in 0; warm restarts come to some of them again.
         delta: relative perturbation of the forward difference.
         seed: of the fresh noise; a sample's own depends on the seed and its number only.
-        advance: step of another sampler, from (i, x, x0) at the plan's level i to x at the next, in place of ours.
-        advance_calls: model calls that `advance` makes in the whole run.
+        step: of another sampler, from (i, x, x0) at the plan's level i to x at the next, in place of ours.
+        step_calls: model calls that `step` makes in the whole run.
         callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `steps` (what was
             done, a `LevelInfo`).
         plan: of this run, where the caller has made it already.
@@ -67,7 +67,7 @@ def sample_constrained(
     Raises:
         ValueError: the settings' `max_calls` is less than the run takes without corrections.
     """
-    plan = plan or Plan(constraint, settings, levels_of(settings.with_restarts(sigmas), denoise.scales), advance_calls)
+    plan = plan or Plan(constraint, settings, levels_of(settings.with_restarts(sigmas), denoise.scales), step_calls)
     generators = sample_generators(seed, range(len(x)) if samples is None else samples)
     replacement = Replacement(plan.masks, settings.rate_first, plan, generators) if plan.masks.terms else None
 
@@ -82,9 +82,9 @@ def sample_constrained(
 
     ancestral = Ancestral(generators, settings.eta, plan.order, plan.levels, replacement)
 
-    def step(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
-        if advance is None or nxt.sigma > cur.sigma:  # another sampler knows no step up
+    def to_next(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
+        if step is None or nxt.sigma > cur.sigma:  # another sampler knows no step up
             return ancestral(x, x0, cur, nxt)
-        return advance(cur.i, x, x0)
+        return step(cur.i, x, x0)
 
-    return sample(denoise, x, plan.levels, newton, replacement, step, observe)
+    return sample(denoise, x, plan.levels, newton, replacement, to_next, observe)

@@ -35,7 +35,7 @@ def drawn(steps, settings, own, weights=WEIGHTS):
         return x0 + sigmas[i + 1] * noise_like(x, generators)
 
     mask, denoise = LatentMask(TRUTH, weights), DISTILLED.denoiser()
-    out = sample_constrained(denoise, x, sigmas, mask, settings, 0.005, advance=lcm if own else None)
+    out = sample_constrained(denoise, x, sigmas, mask, settings, 0.005, step=lcm if own else None)
     return out.flatten(1).double()
 
 

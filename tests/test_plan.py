@@ -68,7 +68,7 @@ def test_limits_at_their_ends():
     with pytest.raises(ValueError, match=r"max_calls: 19 .* at least 20"):
         run(replace(FAST, max_calls=19))
     with pytest.raises(ValueError, match=r"max_calls: 38 .* take 39"):
-        run(replace(FAST, max_calls=38), advance_calls=19)
+        run(replace(FAST, max_calls=38), step_calls=19)
 
 
 def test_a_larger_budget_comes_closer_to_the_constraint():

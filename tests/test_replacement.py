@@ -323,6 +323,6 @@ def test_it_survives_another_samplers_noise():
     def ancestral(i, x, x0):
         return x0 + LEVELS[i + 1] * torch.randn(x.shape, generator=generator)
 
-    out, _, told = run(advance=ancestral)
+    out, _, told = run(step=ancestral)
     assert torch.allclose(WEIGHTS * out, WEIGHTS * TRUTH, atol=1e-6)
     assert told[-1]["steps"].residual.mean() < 1.3 * run()[2][-1]["steps"].residual.mean()

@@ -60,7 +60,7 @@ def test_a_restart_is_the_estimate_with_fresh_noise_of_its_level(scales, eta):
 @pytest.mark.parametrize("foreign", [False, True])
 def test_known_values_stay_known(foreign):
     settings = replace(PRESETS["fast"], restarts=2, restart_from=0.3)
-    kw = {"advance": foreign_ancestral(PRIOR.scales, settings.with_restarts(LEVELS))} if foreign else {}
+    kw = {"step": foreign_ancestral(PRIOR.scales, settings.with_restarts(LEVELS))} if foreign else {}
     out = run(settings, **kw)[0]
     assert torch.allclose(WEIGHTS * out, WEIGHTS * TRUTH, atol=1e-5) and out.isfinite().all()
 
