@@ -1,6 +1,7 @@
 """What a constraint is: it maps an estimate x0 to an update that reduces its violation."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -101,12 +102,11 @@ class WeightedSum:
         residual = by_term([update and update.residual for update in updates], x0)
         if len(found) == 1:
             return found[0][1]._replace(residual=residual)
-        e = torch.stack([weight * unit_max(update.e) for weight, update in found]).sum(0)
+        e = total(weight * unit_max(update.e) for weight, update in found)
         known = [(weight, update.x0_step) for weight, update in found if update.x0_step is not None]
 
         def x0_step() -> Tensor:
-            total = sum(weight for weight, _ in known)
-            return torch.stack([weight * step() for weight, step in known]).sum(0) / total
+            return total(weight * step() for weight, step in known) / sum(weight for weight, _ in known)
 
         return Update(e, residual, x0_step if known else None, incomplete=len(known) < len(found))
 
@@ -121,6 +121,11 @@ class WeightedSum:
         """Whether any sample has a term above its target, (); waits for no device."""
         targets = residual.new_tensor([t.target for t in self.terms])
         return (residual > targets[:, None]).any()
+
+
+def total(tensors: Iterable[Tensor]) -> Tensor:
+    """Their sum, one after the other, so that no more than two are held."""
+    return functools.reduce(torch.add, tensors)
 
 
 def by_term(residuals: list[Tensor | None], x0: Tensor) -> Tensor:
