@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from graphs import SIZE, custom_sampling, encoded, give, inpaint_graph, newton_steps, sampled
+from graphs import SIZE, custom_sampling, encoded, give, inpaint_graph, newton_steps, sampled, without_mask
 from host import node
 
 LORA, CONTROLNET = "tiny_lora.safetensors", "tiny_controlnet.safetensors"
@@ -141,6 +141,8 @@ def test_both_act(host, graph, without, put, make, cfg):
     both = sampled(host, graph)
     assert (both - without[key]).abs().max() > 0.05
     del graph["sample"]["inputs"]["constraint"]
+    if not make:
+        without_mask(host, graph)
     check_obeys(graph, both, sampled(host, graph), known)
 
 
@@ -177,6 +179,7 @@ def test_guiders(host, graph, without, guider):
     both = sampled(host, graph)
     assert (both - without[key]).abs().max() > 0.05
     del graph["sampler"]["inputs"]["constraint"]
+    without_mask(host, graph)
     check_obeys(graph, both, sampled(host, graph), known)
 
 
