@@ -5,6 +5,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
+from .checks import checked
 from .sockets import CATEGORY, Settings
 
 
@@ -131,6 +132,7 @@ class NewtonSettingsNode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         preset: str,
