@@ -3,7 +3,6 @@
 Every error is a ValueError that begins with the input's name and ends with what to do.
 """
 
-import logging
 import math
 import numbers
 from collections.abc import Callable
@@ -12,15 +11,14 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..sampler import NewtonSettings, Report
-
-log = logging.getLogger("newton_constrained_sampling")
+from .vae_checks import check_vae
 
 # What resizing with overshoot makes of values in [0, 1] lies well within.
 RANGE = -0.5, 1.5
+LARGEST = 16384  # pixels a side, as in the host's own nodes
 UNFINISHED = "it contains NaN or infinite values. Look at the node that makes it."
 
 
@@ -75,6 +73,37 @@ def check_picture(name: str, image: Any, _: Any = None) -> None:
             f"{name}: the number of its channels is {image.shape[-1]}, but three are needed (RGB). Convert it first."
         )
     check_unit_range(name, image)
+
+
+def check_image(image: Tensor, ratio: int) -> None:
+    """For nodes that encode the picture as it is."""
+    check_picture("image", image)
+    check_ratio("image", *image.shape[1:3], ratio)
+
+
+def check_ratio(name: str, height: int, width: int, ratio: int) -> None:
+    """Of a picture to be encoded."""
+    near = "x".join(str(max(1, n // ratio) * ratio) for n in (width, height))
+    if height % ratio or width % ratio or not (height and width):
+        raise ValueError(
+            f"{name}: the picture's size {width}x{height} is not a multiple of {ratio}, the VAE's ratio. Scale or crop "
+            f"it first, or choose another size, for example {near}."
+        )
+    if max(height, width) > LARGEST:
+        raise ValueError(
+            f"{name}: the picture's size would be {width}x{height}, and {LARGEST} pixels a side are the most. Choose "
+            "a smaller size, or enlarge in several passes."
+        )
+
+
+def rgb_picture(image: Tensor) -> Tensor:
+    """BHWC in [0, 1] to BCHW, for nodes that measure all of the picture."""
+    if image.shape[-1] == 4:
+        raise ValueError(
+            "image: it has an alpha channel, and what lies under transparent pixels is not part of the picture. Put it "
+            "on a background first: SplitImageWithAlpha, then ImageCompositeMasked."
+        )
+    return image.movedim(-1, 1).float()
 
 
 def check_mask(name: str, mask: Any, _: Any = None) -> None:
@@ -156,26 +185,6 @@ def check_settings(name: str, settings: Any, _: Any = None) -> None:
             raise ValueError(f"{name}: {f.name} is {value}. Set a number in Newton Settings.")
 
 
-def check_vae(name: str, vae: Any, _: Any = None) -> None:
-    """A VAE that turns a small latent into a picture; what needs its encoder asks `has_encoder` too."""
-    of_kind(
-        "a VAE", "Load VAE; a checkpoint may come without one",
-        lambda v: has_methods("encode", "decode", "spacial_compression_encode")(v)
-        and getattr(v, "first_stage_model", v) is not None,
-    )(name, vae)  # fmt: skip
-    if vae.latent_dim != 2:
-        return  # the nodes for pictures alone say so themselves
-    try:
-        picture = vae.decode(torch.zeros(1, vae.latent_channels, 8, 8))
-    except BROKEN:
-        picture = None
-    if picture is None or picture.ndim != 4 or picture.shape[-1] != 3 or not picture.isfinite().all():
-        raise ValueError(
-            f"{name}: it gives no picture, so its decoder is missing or broken (NaN, or other channels). Load the "
-            "complete VAE, in fp32 if fp16 gives black pictures."
-        )
-
-
 CHECKS: dict[str, Callable[[str, Any, Any], None]] = {
     "IMAGE": check_picture,
     "MASK": check_mask,
@@ -195,99 +204,3 @@ CHECKS: dict[str, Callable[[str, Any, Any], None]] = {
     "COMBO": check_choice,
     "STRING": of_kind("text", "a node that gives text, or write it in the widget", lambda v: isinstance(v, str)),
 }
-
-
-# What a VAE without one half raises.
-BROKEN = NotImplementedError, AttributeError, TypeError
-INCOMPLETE = "vae: what it encodes does not come back when decoded, so it has no encoder or not that of its decoder. "
-NO_ENCODER = INCOMPLETE + (
-    "Load the complete VAE, or set direction to 'decoder gradient', which needs the decoder only."
-)
-LARGEST = 16384  # pixels, of the host's own nodes too
-MANY_TILES = 100
-
-
-def has_encoder(vae: Any) -> bool:
-    """Whether a colour ramp survives the VAE: a missing encoder leaves its weights unset, without an error."""
-    side = 8 * vae.spacial_compression_encode()
-    ramp = torch.linspace(0, 1, side)
-    pattern = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), ramp.flip(0).expand(side, side)])
-    pattern = pattern.movedim(0, -1)[None]  # CHW -> BHWC
-    try:
-        back = vae.decode(vae.encode(pattern)).to(pattern)
-    except BROKEN:
-        return False
-    return bool((back - pattern).square().mean().sqrt() < 0.2)
-
-
-def check_pictures_vae(vae: Any) -> None:
-    if vae.latent_dim != 2:
-        raise ValueError(
-            "vae: it is a video or audio VAE; this node works on pictures so far. Use the VAE of a picture model."
-        )
-
-
-def encoded(vae: Any, picture: Tensor) -> Tensor:
-    """The VAE's latent of (B, H, W, 3).
-
-    Raises:
-        ValueError: no encoder, or not that of the decoder.
-    """
-    samples = None
-    if vae.latent_dim != 2 or has_encoder(vae):
-        try:
-            samples = vae.encode(picture)
-        except BROKEN:
-            samples = None
-    if samples is None or not samples.isfinite().all():
-        raise ValueError(f"{INCOMPLETE}Load the complete VAE.")
-    return samples
-
-
-def check_image(image: Tensor, ratio: int) -> None:
-    """For nodes that encode the picture as it is."""
-    check_picture("image", image)
-    check_ratio("image", *image.shape[1:3], ratio)
-
-
-def check_ratio(name: str, height: int, width: int, ratio: int) -> None:
-    """Of a picture to be encoded."""
-    near = "x".join(str(max(1, round(n / ratio)) * ratio) for n in (width, height))
-    if height % ratio or width % ratio or not (height and width):
-        raise ValueError(
-            f"{name}: the picture's size {width}x{height} is not a multiple of {ratio}, the VAE's ratio. Scale or crop "
-            f"it first, or choose another size, for example {near}."
-        )
-    if max(height, width) > LARGEST:
-        raise ValueError(
-            f"{name}: the picture's size would be {width}x{height}, and {LARGEST} pixels a side are the most. Choose "
-            "a smaller size, or enlarge in several passes."
-        )
-
-
-def rgb_picture(image: Tensor) -> Tensor:
-    """BHWC in [0, 1] to BCHW, for nodes that measure all of the picture."""
-    if image.shape[-1] == 4:
-        raise ValueError(
-            "image: it has an alpha channel, and what lies under transparent pixels is not part of the picture. Put it "
-            "on a background first: SplitImageWithAlpha, then ImageCompositeMasked."
-        )
-    return image.movedim(-1, 1).float()
-
-
-def check_tile(tile: int, vae: Any, size: tuple[int, int]) -> None:
-    """Side of the tiles in pixels, 0 = no tiles, for a picture of `size` (H, W); many of them are announced."""
-    ratio = vae.spacial_compression_encode()
-    if 0 < tile < ratio:
-        raise ValueError(
-            f"tile: {tile} is below the VAE's ratio of {ratio}, so a tile would hold no latent cell. Set 512, or 0 for "
-            "the whole picture at once."
-        )
-    cells = [max(1, n // ratio) for n in size]
-    side = min(max(cells), tile // ratio) if tile else max(cells)
-    count = math.prod(math.ceil(max(0, n - side) / (side - side // 4)) + 1 for n in cells)
-    if count > MANY_TILES:
-        log.warning(
-            "tile: %d splits a picture of %dx%d into %d tiles for every decoding and encoding. Larger ones are faster.",
-            tile, size[1], size[0], count,
-        )  # fmt: skip

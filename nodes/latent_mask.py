@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..sampler import Constraint as BoundConstraint
 from ..sampler import LatentMask, WeightedSum, frame_weights, known_weights
-from .checks import check_image, checked, encoded
+from .checks import check_image, checked
 from .constraint_spec import LatentSpace
 from .fill import FILLS
 from .sockets import CATEGORY, Constraint
+from .vae_checks import encoded
 
 log = logging.getLogger("newton_constrained_sampling")
 

@@ -8,9 +8,10 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, recompose, sample_layers
-from .checks import check_pictures_vae, checked, encoded
+from .checks import checked
 from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .sockets import CATEGORY
+from .vae_checks import check_pictures_vae, encoded
 
 # Progress of a run, 0 = pure noise, 1 = none, between which the rounds are spread.
 FIRST, LAST = 0.3, 0.75

@@ -8,13 +8,14 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import Blur, ChannelMix, LinearMeasurement, PixelMask, gaussian_kernel, grey, motion_kernel
-from .checks import check_ratio, check_tile, checked, rgb_picture
+from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
 from .fill import extend_fill
 from .latent_mask import fit_mask
 from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
 from .sockets import CATEGORY, Constraint
 from .targets import Compressed, Jpeg
+from .vae_checks import check_tile
 
 MOST_ROWS, LARGEST_WEIGHT = 64, 1e3  # of a matrix
 OPERATORS = ("gaussian blur", "motion blur", "kernel", "grey", "pixel mask", "channel mix", "jpeg")

@@ -20,9 +20,9 @@ from ..sampler import (
     perturbed,
     sample_generators,
 )
-from .checks import NO_ENCODER, check_tile, has_encoder
 from .comfy_adapter import PixelCodec
 from .constraint_spec import LatentSpace
+from .vae_checks import NO_ENCODER, check_tile, has_encoder
 
 # The stream of a run's noise that perturbs estimates; 0 is the sampler's own.
 PERTURBATION = 2

@@ -6,10 +6,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import FILTERS, LinearMeasurement, Resample
-from .checks import check_ratio, check_tile, checked, rgb_picture
+from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
 from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
 from .sockets import CATEGORY, Constraint
+from .vae_checks import check_tile
 
 LARGEST_MATRIX = 2**25  # elements, such as of 4096 to 8192 pixels
 
@@ -100,8 +101,8 @@ def check_work(low: tuple[int, int], size: tuple[int, int]) -> None:
     """Refuse matrices (low, high) of an axis that take minutes to invert, which nothing can interrupt."""
     if any(a * b > LARGEST_MATRIX for a, b in zip(low, size, strict=True)):
         raise ValueError(
-            f"image: {low[1]}x{low[0]} to {size[1]}x{size[0]} pixels is too much work for one piece. Cut it into parts, "
-            "or choose a smaller target."
+            f"image: {low[1]}x{low[0]} to {size[1]}x{size[0]} pixels is too much work for one piece. Cut it into "
+            "parts, or choose a smaller target."
         )
 
 

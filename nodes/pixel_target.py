@@ -6,10 +6,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import FixedPoint
-from .checks import NO_ENCODER, check_pictures_vae, check_tile, checked, has_encoder
+from .checks import checked
 from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
 from .sockets import CATEGORY, Constraint, TargetFunction
 from .targets import ImageMap, as_picture_map, distinct_colours, named, pixel_art, posterise
+from .vae_checks import NO_ENCODER, check_pictures_vae, check_tile, has_encoder
 
 TARGETS = ("pixel art", "posterise", "function")
 

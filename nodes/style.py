@@ -9,11 +9,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import NORMALISATIONS, EncoderDifference, Features, StyleConstraint, reference_gram
-from .checks import NO_ENCODER, check_pictures_vae, check_tile, checked, has_encoder
+from .checks import checked
 from .comfy_adapter import PixelCodec, block_features
 from .constraint_spec import LatentSpace
 from .pixel_spec import tile_input
 from .sockets import CATEGORY, Constraint
+from .vae_checks import NO_ENCODER, check_pictures_vae, check_tile, has_encoder
 
 DIRECTIONS = ("encoder difference", "decoder gradient")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...sampler import Backprojection, tiled
-from ..checks import NO_ENCODER, check_pictures_vae, has_encoder
+from ..vae_checks import NO_ENCODER, check_pictures_vae, has_encoder
 from .precision import encoder_step
 from .weights import with_copied_weights
 
