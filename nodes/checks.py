@@ -51,7 +51,7 @@ def check_floats(name: str, t: Any, what: str, ranks: tuple[int, ...]) -> None:
             f"{name}: its shape {tuple(t.shape)} is not that of {what}. Look at the node that makes it, or use another."
         )
     if not t.numel():
-        raise ValueError(f"{name}: it is empty, its shape is {tuple(t.shape)}. Give at least one, of a size above 0.")
+        raise ValueError(f"{name}: there is no picture or latent in it, its shape is {tuple(t.shape)}. Give one.")
 
 
 def check_unit_range(name: str, t: Tensor) -> None:
@@ -69,9 +69,7 @@ def check_picture(name: str, image: Any, _: Any = None) -> None:
     """An IMAGE (B, H, W, C), at least three channels, in [0, 1]."""
     check_floats(name, image, "an IMAGE (batch, height, width, channels)", (4,))
     if image.shape[-1] not in (3, 4):
-        raise ValueError(
-            f"{name}: the number of its channels is {image.shape[-1]}, but three are needed (RGB). Convert it first."
-        )
+        raise ValueError(f"{name}: there are {image.shape[-1]} channels, but three are needed (RGB). Convert it first.")
     check_unit_range(name, image)
 
 
