@@ -19,6 +19,7 @@ from .vae_checks import check_vae
 # What resizing with overshoot makes of values in [0, 1] lies well within.
 RANGE = -0.5, 1.5
 LARGEST = 16384  # pixels a side, as in the host's own nodes
+WIDGETS = "INT", "FLOAT", "BOOLEAN", "COMBO", "STRING"
 UNFINISHED = "it contains NaN or infinite values. Look at the node that makes it."
 
 
@@ -29,10 +30,11 @@ def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(execute)
     def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
         given = parameters.bind(cls, *args, **kwargs).arguments
-        for i in cls.define_schema().inputs:
-            value = given.get(i.id)
-            if value is not None or not (i.optional or i.id not in given):
-                CHECKS[i.get_io_type()](i.id, value, i)
+        # A VAE is tried, which takes longest.
+        for i in sorted(cls.define_schema().inputs, key=lambda i: i.get_io_type() == "VAE"):
+            unconnected = i.optional and given.get(i.id) is None and i.get_io_type() not in WIDGETS
+            if i.id in given and not unconnected:
+                CHECKS[i.get_io_type()](i.id, given[i.id], i)
         return execute(cls, *args, **kwargs)
 
     return run

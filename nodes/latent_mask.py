@@ -15,7 +15,7 @@ from .checks import check_image, checked
 from .constraint_spec import LatentSpace
 from .fill import FILLS
 from .sockets import CATEGORY, Constraint
-from .vae_checks import encoded
+from .vae_checks import encode
 
 log = logging.getLogger("newton_constrained_sampling")
 
@@ -157,7 +157,7 @@ class LatentMaskConstraint(io.ComfyNode):
         mask = fit_mask(mask, image).to(image.device)  # the host may keep pictures on the GPU, but no masks
         batch = max(image.shape[0], mask.shape[0])
         filled = FILLS[fill](image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1))
-        samples = encoded(vae, filled)
+        samples = encode(vae, filled)
         weights = known_weights(mask, *samples.shape[-2:], erode, partial_cells)
         shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
         preview = filled * (0.25 + 0.75 * shown)

@@ -11,7 +11,7 @@ from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, reco
 from .checks import checked
 from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .sockets import CATEGORY
-from .vae_checks import check_pictures_vae, encoded
+from .vae_checks import check_pictures_vae, encode
 
 # Progress of a run, 0 = pure noise, 1 = none, between which the rounds are spread.
 FIRST, LAST = 0.3, 0.75
@@ -194,7 +194,7 @@ class LayerDecompose(io.ComfyNode):
         if ((fixed[0] > 0.5) & (fixed[1] > 0.5)).any():
             raise ValueError("fixed_1, fixed_2: some pixels are white in both, but can only be in one layer.")
         padded = pad_to_multiple(picture, ratio)
-        latent = encoded(vae, padded.movedim(1, -1))
+        latent = encode(vae, padded.movedim(1, -1))
         prior = cell_prior(
             None if start is None else pad_to_multiple(start, ratio),
             tuple(pad_to_multiple(f, ratio) for f in fixed), tuple(latent.shape[2:]),

@@ -156,7 +156,7 @@ def mix_matrix(text: str) -> Tensor:
         rows = []
     if not rows or any(len(row) != 3 for row in rows):
         raise ValueError(
-            f"matrix: {text!r} is not rows of three numbers; write for example '0.5 0.5 0; 0 0 1', one row for every "
+            f"matrix: {text!r} is not rows of three numbers. Write for example '0.5 0.5 0; 0 0 1', one row for every "
             "mixture of red, green and blue that is kept."
         )
     if len(rows) > MOST_ROWS:

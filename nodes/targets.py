@@ -149,7 +149,7 @@ def as_picture_map(target: ImageMap) -> Callable[[Tensor], Tensor]:
         if not isinstance(out, Tensor) or out.shape != image.shape:
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(
-                f"function: it returned {found} for an IMAGE of shape {tuple(image.shape)}; return an IMAGE of the "
+                f"function: it returned {found} for an IMAGE of shape {tuple(image.shape)}. Return an IMAGE of the "
                 "same shape."
             )
         if not out.isfinite().all():

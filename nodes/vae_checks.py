@@ -56,7 +56,7 @@ def check_pictures_vae(vae: Any) -> None:
         )
 
 
-def encoded(vae: Any, picture: Tensor) -> Tensor:
+def encode(vae: Any, picture: Tensor) -> Tensor:
     """The VAE's latent of (B, H, W, 3).
 
     Raises:

@@ -18,7 +18,7 @@ NAN, INF = float("nan"), float("inf")
 PICTURE = torch.linspace(0, 1, SIDE).expand(1, 3, SIDE, SIDE).movedim(1, -1).contiguous()
 MASK = (torch.arange(SIDE) >= SIDE // 2).float().expand(1, SIDE, SIDE).contiguous()
 LATENT = torch.zeros(1, 4, SIDE // 8, SIDE // 8)
-VERBS = "Connect Look Give Scale Use Set Choose Load Convert Write Mend Put Cut Paint Sample Encode Set choose give use"
+VERBS = "Connect Look Give Scale Use Set Choose Load Convert Write Mend Put Cut Paint Sample Return Allow choose give use"
 REMEDY = re.compile(rf"[.;,] ({VERBS.replace(' ', '|')})\b")
 
 
@@ -190,7 +190,7 @@ def complaint(run, name):
         text = str(e)
         if CountNode.batches:
             return f"after {len(CountNode.batches)} model calls: {text}"
-        if not (isinstance(e, ValueError) and re.match(rf"[\w, -]*\b{name}\b", text) and REMEDY.search(text)):
+        if not (isinstance(e, ValueError) and re.match(rf"[\w, :-]*\b{name}\b", text) and REMEDY.search(text)):
             return f"unclear: {type(e).__name__}: {text}"
         return None
     return "silent"
@@ -294,7 +294,7 @@ RUNS = {
     "negative infinite": ("negative", {"negative": CONDITIONINGS["infinity"], "cfg": 2.0}),
     "latent NaN": ("latent_image", {"latent": spoilt(LATENT, NAN)}),
     "latent infinite": ("latent_image", {"latent": spoilt(LATENT, INF)}),
-    "mask NaN": ("noise_mask", {"mask": spoilt(MASK, NAN)}), "mask 0 to 255": ("noise_mask", {"mask": 255 * MASK}),
+    "mask NaN": ("noise_mask", {"mask": NAN * MASK}), "mask 0 to 255": ("noise_mask", {"mask": 255 * MASK}),
     "mask negative": ("noise_mask", {"mask": -MASK}),
 }  # fmt: skip
 

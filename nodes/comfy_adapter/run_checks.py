@@ -23,8 +23,8 @@ def check_run(guider: Any, x: Tensor, sigmas: Tensor, mask: Tensor | None) -> No
         raise ValueError(f"sigmas: {shown(levels)} are no noise levels. Give finite ones that are not negative.")
     if any(b > a for a, b in pairwise(levels)) or not levels[0]:
         raise ValueError(
-            f"sigmas: {shown(levels)} do not fall. Constrained sampling removes noise: give levels from high to low, "
-            "and do not flip them."
+            f"sigmas: {shown(levels)} do not fall. Give levels from high to low, not flipped: constrained sampling "
+            "removes noise."
         )
     cfg = getattr(guider, "cfg", 1.0)
     if not math.isfinite(cfg):
