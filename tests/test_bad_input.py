@@ -18,7 +18,10 @@ NAN, INF = float("nan"), float("inf")
 PICTURE = torch.linspace(0, 1, SIDE).expand(1, 3, SIDE, SIDE).movedim(1, -1).contiguous()
 MASK = (torch.arange(SIDE) >= SIDE // 2).float().expand(1, SIDE, SIDE).contiguous()
 LATENT = torch.zeros(1, 4, SIDE // 8, SIDE // 8)
-VERBS = "Connect Look Give Scale Use Set Choose Load Convert Write Mend Put Cut Paint Sample Encode Return Allow choose give use"
+VERBS = (
+    "Connect Look Give Scale Use Set Choose Load Convert Write Mend Put Cut Paint Sample Encode Return Allow "
+    "choose give use"
+)
 REMEDY = re.compile(rf"[.;,] ({VERBS.replace(' ', '|')})\b")
 
 
