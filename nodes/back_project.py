@@ -6,7 +6,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import Measurement, back_project
-from .pixel_spec import PixelSpec, rgb_picture
+from .checks import checked, rgb_picture
+from .pixel_spec import PixelSpec
 from .sockets import CATEGORY, Constraint
 
 
@@ -38,6 +39,7 @@ class BackProjectPixels(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, image: Tensor, constraint: Any) -> io.NodeOutput:
         if not isinstance(constraint, PixelSpec):
             raise ValueError(

@@ -7,6 +7,7 @@ from itertools import combinations
 from comfy_api.latest import io
 
 from ..sampler import LatentMask, Term, WeightedSum
+from .checks import checked
 from .constraint_spec import ConstraintSpec, LatentSpace
 from .sockets import CATEGORY, Constraint
 
@@ -78,6 +79,7 @@ class CombineConstraints(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         constraint_a: ConstraintSpec,

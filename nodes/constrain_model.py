@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
+from .checks import checked
 from .comfy_adapter import SINGLE_STEP, constrain_model, constrain_sampler
 from .constraint_spec import ConstraintSpec
 from .sockets import CATEGORY, Constraint, Settings
@@ -50,6 +51,7 @@ class ConstrainModel(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, constraint: ConstraintSpec | None = None, settings: NewtonSettings | None = None
     ) -> io.NodeOutput:
@@ -72,6 +74,7 @@ class ConstrainSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, sampler: Any, constraint: ConstraintSpec | None = None, settings: NewtonSettings | None = None
     ) -> io.NodeOutput:

@@ -11,6 +11,7 @@ from ..sampler import PRESETS, NewtonSettings, known_weights
 from ..sampler.directions import along_exact, along_je, along_jte, follow
 from ..sampler.jacobian import known_rows
 from ..sampler.noise import noise_like, sample_generators
+from .checks import checked
 from .comfy_adapter import Inspection, NoGradient, inspect_model
 from .fill import extend_fill
 from .heat_map import Cell, draw_sheet, picture_of, scaled
@@ -187,6 +188,7 @@ class DirectionCompare(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, positive: Any, negative: Any, vae: Any, image: Tensor, mask: Tensor, cfg: float, noise: float,
         seed: int, start: Tensor | None = None, settings: NewtonSettings | None = None,

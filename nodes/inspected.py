@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_image
 from .heat_map import pooled
-from .latent_mask import check_image
+from .vae_checks import check_pictures_vae, encode
 
 
 def check_latent_of(samples: Tensor, what: str) -> Tensor:
@@ -24,15 +25,12 @@ def check_latent_of(samples: Tensor, what: str) -> Tensor:
 
 def encoded(vae: Any, image: Tensor, what: str = "image") -> Tensor:
     """The latent (1, C, h, w) of the first picture."""
-    if vae.latent_dim != 2:
-        raise ValueError(
-            "vae: it is a video or audio VAE; this node looks at pictures. Use the VAE of a picture model."
-        )
+    check_pictures_vae(vae)
     try:
         check_image(image, vae.spacial_compression_encode())
     except ValueError as e:
         raise ValueError(str(e).replace("image:", f"{what}:", 1)) from None
-    return check_latent_of(vae.encode(image[:1, ..., :3]), what)
+    return check_latent_of(encode(vae, image[:1, ..., :3]), what)
 
 
 def noise_level(text: str, name: str) -> float:
@@ -60,6 +58,8 @@ def given_latent(latent: dict[str, Any] | None, image: Tensor | None, vae: Any |
     """The clean latent (1, C, h, w) in the VAE's coordinates, and what is to be said about it."""
     if latent is None and image is None:
         raise ValueError("latent, image: neither is connected. Connect a latent, or a picture with its vae.")
+    if vae is not None:
+        check_pictures_vae(vae)
     if latent is not None:
         many, z = len(latent["samples"]), check_latent_of(latent["samples"], "latent")
     elif vae is None:

@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from .checks import checked
 from .comfy_adapter import Inspection, inspect_model
 from .inspected import given_latent, marked_cells, parse_levels
 from .jacobian_maps import Level, look, sheet, table
@@ -88,6 +89,7 @@ class JacobianProbe(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, positive: Any, negative: Any, cfg: float, noise_levels: str, x: int, y: int, derivative: str,
         probes: int, seed: int, latent: dict[str, Any] | None = None, image: Tensor | None = None,

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..sampler import Constraint as BoundConstraint
 from ..sampler import LatentMask, WeightedSum, frame_weights, known_weights
+from .checks import check_image, checked
 from .constraint_spec import LatentSpace
 from .fill import FILLS
 from .sockets import CATEGORY, Constraint
+from .vae_checks import encode
 
 log = logging.getLogger("newton_constrained_sampling")
 
@@ -57,19 +59,6 @@ def weights_of(samples: Tensor, weights: Tensor) -> Tensor:
 
 def describe(shape: torch.Size) -> str:
     return f"{shape[1]} channels of {shape[-1]}x{shape[-2]}" + (f", {shape[2]} frames" if len(shape) == 5 else "")
-
-
-def check_image(image: Tensor, ratio: int) -> None:
-    if not torch.isfinite(image).all():
-        raise ValueError("image: it contains NaN or infinite values. Look at the node that makes it.")
-    if image.shape[-1] < 3:
-        raise ValueError(f"image: it has {image.shape[-1]} channel, but the VAE needs three (RGB). Convert it first.")
-    height, width = image.shape[1:3]
-    if height % ratio or width % ratio:
-        raise ValueError(
-            f"image: its size {width}x{height} is not a multiple of {ratio}, the VAE's ratio. Scale or crop it first, "
-            f"for example to {width // ratio * ratio}x{height // ratio * ratio}."
-        )
 
 
 def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
@@ -159,6 +148,7 @@ class LatentMaskConstraint(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, image: Tensor, mask: Tensor, vae: Any, fill: str, erode: int, partial_cells: bool
     ) -> io.NodeOutput:
@@ -167,7 +157,7 @@ class LatentMaskConstraint(io.ComfyNode):
         mask = fit_mask(mask, image).to(image.device)  # the host may keep pictures on the GPU, but no masks
         batch = max(image.shape[0], mask.shape[0])
         filled = FILLS[fill](image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1))
-        samples = vae.encode(filled)
+        samples = encode(vae, filled)
         weights = known_weights(mask, *samples.shape[-2:], erode, partial_cells)
         shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
         preview = filled * (0.25 + 0.75 * shown)

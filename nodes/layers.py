@@ -8,9 +8,10 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, recompose, sample_layers
+from .checks import checked
 from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
-from .latent_mask import check_image
 from .sockets import CATEGORY
+from .vae_checks import check_pictures_vae, encode
 
 # Progress of a run, 0 = pure noise, 1 = none, between which the rounds are spread.
 FIRST, LAST = 0.3, 0.75
@@ -174,12 +175,13 @@ class LayerDecompose(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, image: Tensor, model: Any, vae: Any, layer_1: Any, layer_2: Any, negative: Any, seed: int, cfg: float,
         rounds: int, samples: int, steps: int, exact: bool, mask: Tensor | None = None,
         fixed_1: Tensor | None = None, fixed_2: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
-        check_image(image, 1)
+        check_pictures_vae(vae)
         ratio = vae.spacial_compression_encode()
         picture = image[..., :3].movedim(-1, 1).float().cpu()  # BHWC -> BCHW; not there under --gpu-only
         start = None if mask is None else fit_optional("mask", mask, picture)
@@ -192,9 +194,7 @@ class LayerDecompose(io.ComfyNode):
         if ((fixed[0] > 0.5) & (fixed[1] > 0.5)).any():
             raise ValueError("fixed_1, fixed_2: some pixels are white in both, but can only be in one layer.")
         padded = pad_to_multiple(picture, ratio)
-        latent = vae.encode(padded.movedim(1, -1))
-        if latent.ndim != 4:
-            raise ValueError("vae: it is a video VAE; layers work on pictures so far.")
+        latent = encode(vae, padded.movedim(1, -1))
         prior = cell_prior(
             None if start is None else pad_to_multiple(start, ratio),
             tuple(pad_to_multiple(f, ratio) for f in fixed), tuple(latent.shape[2:]),

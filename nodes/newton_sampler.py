@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
+from .checks import checked
 from .comfy_adapter import make_sampler, sample_latent, scheduler_names
 from .constraint_spec import ConstraintSpec
 from .sockets import CATEGORY, Constraint, Report, Settings
@@ -80,6 +81,7 @@ class NewtonConstrainedSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -124,5 +126,6 @@ class NewtonSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, constraint: ConstraintSpec | None = None, settings: NewtonSettings | None = None) -> io.NodeOutput:
         return io.NodeOutput(make_sampler(constraint, settings or PRESETS["fast"]))

@@ -8,13 +8,16 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import Blur, ChannelMix, LinearMeasurement, PixelMask, gaussian_kernel, grey, motion_kernel
+from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
 from .fill import extend_fill
 from .latent_mask import fit_mask
-from .pixel_spec import DIRECTIONS, PixelSpec, check_ratio, rgb_picture, way_inputs
+from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
 from .sockets import CATEGORY, Constraint
 from .targets import Compressed, Jpeg
+from .vae_checks import check_tile
 
+MOST_ROWS, LARGEST_WEIGHT = 64, 1e3  # of a matrix
 OPERATORS = ("gaussian blur", "motion blur", "kernel", "grey", "pixel mask", "channel mix", "jpeg")
 
 
@@ -74,6 +77,7 @@ class PixelOperatorConstraint(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls,
         image: Tensor,
@@ -93,7 +97,8 @@ class PixelOperatorConstraint(io.ComfyNode):
     ) -> io.NodeOutput:
         picture = rgb_picture(image)
         size = tuple(picture.shape[-2:])
-        check_ratio("image", *size, vae)
+        check_ratio("image", *size, vae.spacial_compression_encode())
+        check_tile(tile, vae, size)
         measure: dict[str, Callable[[], tuple[LinearMeasurement, Tensor]]] = {
             "gaussian blur": lambda: blurred(Blur.of(gaussian_kernel(radius)), picture),
             "motion blur": lambda: blurred(Blur.of(motion_kernel(length, angle)), picture),
@@ -151,7 +156,15 @@ def mix_matrix(text: str) -> Tensor:
         rows = []
     if not rows or any(len(row) != 3 for row in rows):
         raise ValueError(
-            f"matrix: {text!r} is not rows of three numbers; write for example '0.5 0.5 0; 0 0 1', one row for every "
+            f"matrix: {text!r} is not rows of three numbers. Write for example '0.5 0.5 0; 0 0 1', one row for every "
             "mixture of red, green and blue that is kept."
         )
-    return torch.tensor(rows, dtype=torch.float64)
+    if len(rows) > MOST_ROWS:
+        raise ValueError(f"matrix: it has {len(rows)} rows; three say all. Give up to {MOST_ROWS}.")
+    matrix = torch.tensor(rows, dtype=torch.float64)
+    if not (matrix.abs() <= LARGEST_WEIGHT).all() or not matrix.any():
+        raise ValueError(
+            f"matrix: {text!r} measures nothing. Write numbers of at most {LARGEST_WEIGHT:g} that are not all zero, "
+            "for example '0.5 0.5 0; 0 0 1'."
+        )
+    return matrix

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import (
     Constraint,
     EncoderDifference,
+    FixedPoint,
     LeastSquares,
     LinearMeasurement,
     Measurement,
@@ -18,8 +20,9 @@ from ..sampler import (
     perturbed,
     sample_generators,
 )
-from .comfy_adapter import NO_ENCODER, PixelCodec, has_encoder
+from .comfy_adapter import PixelCodec
 from .constraint_spec import LatentSpace
+from .vae_checks import NO_ENCODER, check_tile, has_encoder
 
 # The stream of a run's noise that perturbs estimates; 0 is the sampler's own.
 PERTURBATION = 2
@@ -52,10 +55,13 @@ class PixelSpec:
 
     def bind(self, space: LatentSpace) -> Constraint:
         self.check_latent(space)
+        check_tile(self.tile, self.vae, tuple(n * self.vae.spacial_compression_encode() for n in space.shape[-2:]))
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
         measurement = per_latent(self.measurement, space).to(space.device)
         difference = EncoderDifference(codec.decode, codec.encode, codec.step)
         linear = isinstance(measurement, LinearMeasurement)
+        if isinstance(measurement, FixedPoint):
+            measurement.data_residual(self.grey_picture(space))  # a function that cannot do it says so before any call
         if self.direction != "forward only":
             to_latent = codec.decoder_vjp
         else:
@@ -70,6 +76,10 @@ class PixelSpec:
             return direction
         # The encoder knows how to move x0, J which way leads there.
         return SplitUpdate(PixelConstraint(measurement, codec.decode, difference, self.noise), direction)
+
+    def grey_picture(self, space: LatentSpace) -> Tensor:
+        ratio = self.vae.spacial_compression_encode()
+        return torch.full((space.shape[0], 3, *(n * ratio for n in space.shape[-2:])), 0.5, device=space.device)
 
     def check_latent(self, space: LatentSpace) -> None:
         ratio = self.vae.spacial_compression_encode()
@@ -101,31 +111,6 @@ def per_latent(measurement: Measurement, space: LatentSpace) -> Measurement:
     if isinstance(operator, PixelMask):
         operator = PixelMask(space.per_latent(operator.known))
     return replace(measurement, operator=operator, y=space.per_latent(measurement.y))
-
-
-def rgb_picture(image: Tensor) -> Tensor:
-    """BHWC in [0, 1] to BCHW; a ValueError for anything but three finite channels."""
-    channels = image.shape[-1]
-    if channels == 4:
-        raise ValueError(
-            "image: it has an alpha channel, and what lies under transparent pixels is not part of the picture. Put it "
-            "on a background first: SplitImageWithAlpha, then ImageCompositeMasked."
-        )
-    if channels != 3:
-        raise ValueError(f"image: it has {channels} channel(s), but the VAE needs three (RGB). Convert it first.")
-    if not image.isfinite().all():
-        raise ValueError("image: it contains NaN or infinite values. Look at the node that makes it.")
-    return image.movedim(-1, 1).float()
-
-
-def check_ratio(name: str, height: int, width: int, vae: Any) -> None:
-    ratio = vae.spacial_compression_encode()
-    if height % ratio or width % ratio:
-        raise ValueError(
-            f"{name}: the picture would be {width}x{height}, which is not a multiple of {ratio}, the VAE's ratio. "
-            f"Choose another, or crop the picture given; near it is "
-            f"{max(1, round(width / ratio)) * ratio}x{max(1, round(height / ratio)) * ratio}."
-        )
 
 
 def tile_input() -> io.Input:

@@ -6,9 +6,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import FILTERS, LinearMeasurement, Resample
+from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
-from .pixel_spec import DIRECTIONS, PixelSpec, check_ratio, rgb_picture, way_inputs
+from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
 from .sockets import CATEGORY, Constraint
+from .vae_checks import check_tile
+
+LARGEST_MATRIX = 2**25  # elements, such as of 4096 to 8192 pixels
 
 
 class PixelSRConstraint(io.ComfyNode):
@@ -64,6 +68,7 @@ class PixelSRConstraint(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         image: Tensor,
@@ -80,12 +85,25 @@ class PixelSRConstraint(io.ComfyNode):
         y = rgb_picture(image)
         low = tuple(y.shape[-2:])
         size = target_size(low, factor, width, height)
-        check_ratio("width, height" if width or height else f"factor: {factor}", *size, vae)
+        check_ratio(
+            "width, height" if width or height else f"factor: {factor}", *size, vae.spacial_compression_encode()
+        )
+        check_tile(tile, vae, size)
+        check_work(low, size)
         operator = Resample.between(low, size, filter, smooth=True)
         upscaled = operator.A_dagger(y).clamp(0, 1).movedim(1, -1)
         samples = start_latent(vae, upscaled, tile, needs_encoder=direction == "forward only")
         spec = PixelSpec(LinearMeasurement(operator, y), vae, size, y.shape[0], noise, direction, tile, perturbation)
         return io.NodeOutput(spec, {"samples": samples}, upscaled)
+
+
+def check_work(low: tuple[int, int], size: tuple[int, int]) -> None:
+    """Refuse matrices (low, high) of an axis that take minutes to invert, which nothing can interrupt."""
+    if any(a * b > LARGEST_MATRIX for a, b in zip(low, size, strict=True)):
+        raise ValueError(
+            f"image: {low[1]}x{low[0]} to {size[1]}x{size[0]} pixels is too much work for one piece. Cut it into "
+            "parts, or choose a smaller target."
+        )
 
 
 def target_size(low: tuple[int, int], factor: int, width: int, height: int) -> tuple[int, int]:

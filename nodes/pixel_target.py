@@ -6,9 +6,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import FixedPoint
+from .checks import checked
 from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
 from .sockets import CATEGORY, Constraint, TargetFunction
-from .targets import ImageMap, as_picture_map, distinct_colours, pixel_art, posterise
+from .targets import ImageMap, as_picture_map, distinct_colours, named, pixel_art, posterise
+from .vae_checks import NO_ENCODER, check_pictures_vae, check_tile, has_encoder
 
 TARGETS = ("pixel art", "posterise", "function")
 
@@ -54,6 +56,7 @@ class PixelTargetConstraint(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         vae: Any,
@@ -66,6 +69,10 @@ class PixelTargetConstraint(io.ComfyNode):
         tile: int = 0,
         perturbation: float = 0.0,
     ) -> io.NodeOutput:
+        check_pictures_vae(vae)
+        check_tile(tile, vae, (tile, tile))
+        if direction == DIRECTIONS[0] and not has_encoder(vae):
+            raise ValueError(NO_ENCODER)
         if target == "function" and function is None:
             raise ValueError(
                 "function: nothing is connected; connect a node that gives a NEWTON_TARGET, or choose another target."
@@ -74,7 +81,7 @@ class PixelTargetConstraint(io.ComfyNode):
         functions = {
             "pixel art": lambda image: pixel_art(image, cell, colours, colour_list),
             "posterise": lambda image: posterise(image, colours),
-            "function": function,
+            "function": function and named(function),
         }
         return io.NodeOutput(
             PixelSpec(

@@ -5,6 +5,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..sampler import Report as RunReport
+from .checks import checked
 from .plot import draw_report
 from .sockets import CATEGORY, Report
 
@@ -27,6 +28,7 @@ class ConstraintReport(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, report: RunReport) -> io.NodeOutput:
         drawn = np.asarray(draw_report(report), np.float32) / 255
         picture = torch.from_numpy(drawn).unsqueeze(0)  # HWC -> BHWC

@@ -5,6 +5,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
+from .checks import checked
 from .sockets import CATEGORY, Settings
 
 
@@ -149,6 +150,7 @@ class NewtonSettingsNode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         preset: str,

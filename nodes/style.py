@@ -9,10 +9,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampler import NORMALISATIONS, EncoderDifference, Features, StyleConstraint, reference_gram
-from .comfy_adapter import NO_ENCODER, PixelCodec, block_features, has_encoder
+from .checks import checked
+from .comfy_adapter import PixelCodec, block_features
 from .constraint_spec import LatentSpace
 from .pixel_spec import tile_input
 from .sockets import CATEGORY, Constraint
+from .vae_checks import NO_ENCODER, check_pictures_vae, check_tile, has_encoder
 
 DIRECTIONS = ("encoder difference", "decoder gradient")
 
@@ -45,6 +47,7 @@ class StyleSpec:
                 f"vae: its latents have {self.vae.latent_channels} channels, but the one being sampled has "
                 f"{space.shape[1]}. Use the VAE that belongs to the model."
             )
+        check_tile(self.tile, self.vae, tuple(n * self.vae.spacial_compression_encode() for n in space.shape[-2:]))
         features = self.load(space.device)
         reference = reference_gram(features, self.pictures.to(space.device), self.normalisation)
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
@@ -55,13 +58,7 @@ class StyleSpec:
 
 def check_references(images: Tensor) -> Tensor:
     """(R, H, W, 3 or more) to (R, 3, H, W)."""
-    if images.shape[-1] < 3:
-        raise ValueError(f"images: they have {images.shape[-1]} channel(s), not three (RGB). Convert them first.")
-    if not images.numel():
-        raise ValueError("images: there is no picture in the batch. Connect at least one reference.")
     pictures = images[..., :3].movedim(-1, 1).float()  # BHWC -> BCHW
-    if not pictures.isfinite().all():
-        raise ValueError("images: they contain NaN or infinite values. Look at the node that makes them.")
     for i, picture in enumerate(pictures):
         if picture.flatten(1).std(1).max() < 1 / 255:
             raise ValueError(f"images: reference {i + 1} is of one colour, so it has no style. Choose another picture.")
@@ -117,6 +114,7 @@ class StyleConstraintNode(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         images: Tensor,
@@ -128,8 +126,8 @@ class StyleConstraintNode(io.ComfyNode):
         tile: int = 0,
     ) -> io.NodeOutput:
         pictures, load = check_references(images), block_features(clip_vision, block)
-        if vae.latent_dim != 2:
-            raise ValueError("vae: it is a video or audio VAE; style works on pictures so far.")
+        check_pictures_vae(vae)
+        check_tile(tile, vae, (tile, tile))
         if direction == DIRECTIONS[0] and not has_encoder(vae):
             raise ValueError(NO_ENCODER)
         return io.NodeOutput(StyleSpec(pictures, load, vae, normalisation, direction, tile))

@@ -14,6 +14,9 @@ from ..sampler import LinearMeasurement
 
 # IMAGE to IMAGE, (B, H, W, 3) in [0, 1]: what travels over the TARGET socket.
 ImageMap = Callable[[Tensor], Tensor]
+# What a faulty function raises; a cancelled run is none of these.
+FAULTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+          TypeError, ValueError)  # fmt: skip
 
 
 def to_pillow(picture: Tensor) -> Image.Image:
@@ -116,8 +119,29 @@ def distinct_colours(image: Tensor) -> Tensor:
     return colours
 
 
+def named(function: ImageMap) -> ImageMap:
+    """A user's function, whose exceptions say that they are its own; running out of memory stays what it is."""
+
+    def target(image: Tensor) -> Tensor:
+        try:
+            return function(image)
+        except torch.OutOfMemoryError:
+            raise
+        except FAULTS as e:
+            raise ValueError(
+                f"function: it raised {type(e).__name__} ({e}) for an IMAGE of shape {tuple(image.shape)}. Mend it, or "
+                "choose another target."
+            ) from e
+
+    return target
+
+
 def as_picture_map(target: ImageMap) -> Callable[[Tensor], Tensor]:
-    """From IMAGE to IMAGE, to (B, 3, H, W) to (B, 3, H, W) as constraints see pictures; checks what comes back."""
+    """From IMAGE to IMAGE, to (B, 3, H, W) to (B, 3, H, W) as constraints see pictures; checks what comes back.
+
+    Raises:
+        ValueError: it gave no finite IMAGE of the same shape.
+    """
 
     def picture_map(picture: Tensor) -> Tensor:
         image = picture.clamp(0, 1).movedim(1, -1).cpu()  # BCHW -> BHWC, where every IMAGE is
@@ -125,9 +149,11 @@ def as_picture_map(target: ImageMap) -> Callable[[Tensor], Tensor]:
         if not isinstance(out, Tensor) or out.shape != image.shape:
             found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(
-                f"function: it returned {found} for an IMAGE of shape {tuple(image.shape)}; return an IMAGE of the "
+                f"function: it returned {found} for an IMAGE of shape {tuple(image.shape)}. Return an IMAGE of the "
                 "same shape."
             )
+        if not out.isfinite().all():
+            raise ValueError("function: it returned NaN or infinite values. Return an IMAGE in [0, 1].")
         return out.movedim(-1, 1).to(picture)
 
     return picture_map

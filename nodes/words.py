@@ -3,6 +3,7 @@
 import torch
 from comfy_api.latest import io
 
+from .checks import checked
 from .sockets import CATEGORY
 from .word_vectors import embed_words
 
@@ -28,5 +29,6 @@ class WordConditioning(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, text: str) -> io.NodeOutput:
         return io.NodeOutput([[embed_words(text).unsqueeze(0), {"pooled_output": torch.zeros(1, 768)}]])

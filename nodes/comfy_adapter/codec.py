@@ -11,15 +11,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...sampler import Backprojection, tiled
+from ..vae_checks import NO_ENCODER, check_pictures_vae, has_encoder
 from .precision import encoder_step
 from .weights import with_copied_weights
 
 Map = Callable[[Tensor], Tensor]
-
-NO_ENCODER = (
-    "vae: what it encodes does not come back when decoded, so it has no encoder or not that of its decoder. Load the "
-    "complete VAE, or set direction to 'decoder gradient', which needs the decoder only."
-)
 
 # Peak of a decoder's gradient over what autograd keeps for it: 1.25 to 1.31 with TAESD and the KL decoder of SD1.5 on a
 # CPU. Split attention, which is not linear in area, adds 5 % at 1024 pixels and 18 % at 2048.
@@ -32,23 +28,9 @@ def same(t: Tensor) -> Tensor:
     return t
 
 
-def has_encoder(vae: Any) -> bool:
-    """Whether a colour ramp survives the VAE: a missing encoder leaves its weights unset, without an error."""
-    side = 8 * vae.spacial_compression_encode()
-    ramp = torch.linspace(0, 1, side)
-    pattern = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), ramp.flip(0).expand(side, side)])
-    pattern = pattern.movedim(0, -1)[None]  # CHW -> BHWC
-    try:
-        back = vae.decode(vae.encode(pattern)).to(pattern)
-    except (NotImplementedError, AttributeError):
-        return False
-    return bool((back - pattern).square().mean().sqrt() < 0.2)
-
-
 def start_latent(vae: Any, image: Tensor, tile: int, needs_encoder: bool) -> Tensor:
     """The VAE's latent of `image` (B, H, W, 3); an empty one without an encoder, where none is needed."""
-    if vae.latent_dim != 2:
-        raise ValueError("vae: it is a video or audio VAE; pixel constraints work on pictures so far.")
+    check_pictures_vae(vae)
     if has_encoder(vae):
         return PixelCodec(vae, tile).encode(image.movedim(-1, 1))
     if needs_encoder:

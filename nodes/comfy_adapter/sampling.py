@@ -30,6 +30,7 @@ from .guidance import FrozenGuidance
 from .host_denoiser import HostDenoiser, LoadedModels
 from .noise_mask import noise_mask_weights, weights_over_time
 from .precision import delta_for
+from .run_checks import check_run
 from .scales import check_latent, measured_scales
 
 log = logging.getLogger("newton_constrained_sampling")
@@ -107,6 +108,7 @@ def newton_function(
         return x  # no step to take
     guider, base = model_k.inner_model, model_k.inner_model.inner_model
     check_latent(x.shape, base.latent_format)
+    check_run(guider, x, sigmas, extra_args["denoise_mask"])
     models = LoadedModels(guider)  # before a constraint's VAE can push them out
     seed, samples = extra_args.get("seed") or 0, samples or range(len(x))
     mask, options = extra_args["denoise_mask"], extra_args["model_options"]

@@ -47,5 +47,6 @@ def check_latent(shape: torch.Size, latent_format: Any) -> None:
     if len(shape) == 3 or "Audio" in type(latent_format).__name__:
         raise ValueError(
             f"latent_image: its shape {tuple(shape)} is that of an audio latent or of audio and video packed together; "
-            "constrained sampling works on pictures (B, C, H, W) and video (B, C, T, H, W)."
+            "constrained sampling works on pictures (B, C, H, W) and video (B, C, T, H, W). Sample "
+            "this one with a node of the host."
         )

@@ -1,0 +1,91 @@
+"""What a VAE can do, checked before it is needed."""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("newton_constrained_sampling")
+
+# What a VAE without one half raises.
+BROKEN = NotImplementedError, AttributeError, TypeError
+INCOMPLETE = "vae: what it encodes does not come back when decoded, so it has no encoder or not that of its decoder. "
+NO_ENCODER = INCOMPLETE + (
+    "Load the complete VAE, or set direction to 'decoder gradient', which needs the decoder only."
+)
+MANY_TILES = 100
+
+
+def check_vae(name: str, vae: Any, _: Any = None) -> None:
+    """A VAE that turns a small latent into a picture; what needs its encoder asks `has_encoder` too."""
+    methods = ("encode", "decode", "spacial_compression_encode")
+    if not all(callable(getattr(vae, m, None)) for m in methods) or getattr(vae, "first_stage_model", vae) is None:
+        raise ValueError(f"{name}: there is no VAE in it; a checkpoint may come without one. Connect Load VAE.")
+    if vae.latent_dim != 2:
+        return  # the nodes for pictures alone say so themselves
+    try:
+        picture = vae.decode(torch.zeros(1, vae.latent_channels, 8, 8))
+    except BROKEN:
+        picture = None
+    if picture is None or picture.ndim != 4 or picture.shape[-1] != 3 or not picture.isfinite().all():
+        raise ValueError(
+            f"{name}: it gives no picture, so its decoder is missing or broken (NaN, or other channels). Load the "
+            "complete VAE, in fp32 if fp16 gives black pictures."
+        )
+
+
+def has_encoder(vae: Any) -> bool:
+    """Whether a colour ramp survives the VAE: a missing encoder leaves its weights unset, without an error."""
+    side = 8 * vae.spacial_compression_encode()
+    ramp = torch.linspace(0, 1, side)
+    pattern = torch.stack([ramp.expand(side, side), ramp[:, None].expand(side, side), ramp.flip(0).expand(side, side)])
+    pattern = pattern.movedim(0, -1)[None]  # CHW -> BHWC
+    try:
+        back = vae.decode(vae.encode(pattern)).to(pattern)
+    except BROKEN:
+        return False
+    return bool((back - pattern).square().mean().sqrt() < 0.2)
+
+
+def check_pictures_vae(vae: Any) -> None:
+    if vae.latent_dim != 2:
+        raise ValueError(
+            "vae: it is a video or audio VAE; this node works on pictures so far. Use the VAE of a picture model."
+        )
+
+
+def encode(vae: Any, picture: Tensor) -> Tensor:
+    """The VAE's latent of (B, H, W, 3).
+
+    Raises:
+        ValueError: no encoder, or not that of the decoder.
+    """
+    samples = None
+    if vae.latent_dim != 2 or has_encoder(vae):
+        try:
+            samples = vae.encode(picture)
+        except BROKEN:
+            samples = None
+    if samples is None or not samples.isfinite().all():
+        raise ValueError(f"{INCOMPLETE}Load the complete VAE.")
+    return samples
+
+
+def check_tile(tile: int, vae: Any, size: tuple[int, int]) -> None:
+    """Side of the tiles in pixels, 0 = no tiles, for a picture of `size` (H, W); many of them are announced."""
+    ratio = vae.spacial_compression_encode()
+    if 0 < tile < ratio:
+        raise ValueError(
+            f"tile: {tile} is below the VAE's ratio of {ratio}, so a tile would hold no latent cell. Set 512, or 0 for "
+            "the whole picture at once."
+        )
+    cells = [max(1, n // ratio) for n in size]
+    side = min(max(cells), tile // ratio) if tile else max(cells)
+    count = math.prod(math.ceil(max(0, n - side) / (side - side // 4)) + 1 for n in cells)
+    if count > MANY_TILES:
+        log.warning(
+            "tile: %d splits a picture of %dx%d into %d tiles for every decoding and encoding. Larger ones are faster.",
+            tile, size[1], size[0], count,
+        )  # fmt: skip
