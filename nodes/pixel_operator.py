@@ -12,7 +12,7 @@ from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
 from .fill import extend_fill
 from .latent_mask import fit_mask
-from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
+from .pixel_spec import DIRECTIONS, PixelSpec, vae_inputs
 from .sockets import CATEGORY, Constraint
 from .targets import Compressed, Jpeg
 from .vae_checks import check_tile
@@ -67,7 +67,7 @@ class PixelOperatorConstraint(io.ComfyNode):
                     tooltip="kernel: the blur of one point as a small picture of odd height and width.",
                 ),
                 io.Mask.Input("mask", optional=True, tooltip="pixel mask: 1 (white) = unknown, 0 = known."),
-                *way_inputs(),
+                *vae_inputs(),
             ],
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),

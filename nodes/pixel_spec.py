@@ -126,7 +126,7 @@ def tile_input() -> io.Input:
     )
 
 
-def way_inputs() -> list[io.Input]:
+def vae_inputs() -> list[io.Input]:
     """The widgets that every pixel constraint ends with."""
     return [
         io.Combo.Input(

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..sampler import FILTERS, LinearMeasurement, Resample
 from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
-from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
+from .pixel_spec import DIRECTIONS, PixelSpec, vae_inputs
 from .sockets import CATEGORY, Constraint
 from .vae_checks import check_tile
 
@@ -55,7 +55,7 @@ class PixelSRConstraint(io.ComfyNode):
                     )
                     for name in ("width", "height")
                 ),
-                *way_inputs(),
+                *vae_inputs(),
             ],
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),

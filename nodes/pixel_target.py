@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..sampler import FixedPoint
 from .checks import checked
-from .pixel_spec import DIRECTIONS, PixelSpec, way_inputs
+from .pixel_spec import DIRECTIONS, PixelSpec, vae_inputs
 from .sockets import CATEGORY, Constraint, TargetFunction
 from .targets import ImageMap, as_picture_map, distinct_colours, named, pixel_art, posterise
 from .vae_checks import NO_ENCODER, check_pictures_vae, check_tile, has_encoder
@@ -50,7 +50,7 @@ class PixelTargetConstraint(io.ComfyNode):
                     tooltip="From a node of your own: a Python function from IMAGE to IMAGE, (batch, height, width, 3) "
                     "in [0, 1], that returns what the picture should be.",
                 ),
-                *way_inputs(),
+                *vae_inputs(),
             ],
             outputs=[Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack.")],
         )
