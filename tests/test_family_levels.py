@@ -75,7 +75,8 @@ def host_levels(host, graph, family):
     y = comfy.latent_formats.SD3().process_in(raw.double())
     noise = comfy.sample.prepare_noise(raw, 1).double()
     noise_of = host.module("sampler.noise")
-    generators = noise_of.sample_generators(1, 1)
+    numbers_of = host.module("nodes.comfy_adapter.sampling").numbers_of
+    generators = noise_of.sample_generators(1, numbers_of(noise))
     return sigmas, y, noise, [noise_of.noise_like(y, generators) for _ in range(8)]
 
 
