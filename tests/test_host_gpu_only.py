@@ -47,13 +47,16 @@ class TwoDevices(TorchFunctionMode):
 class Vae:
     """Pictures of a cell's mean colour, on the GPU whatever it is given."""
 
-    latent_channels = 3
+    latent_channels, latent_dim = 3, 2
 
     def spacial_compression_encode(self):
         return 8
 
     def encode(self, pixels):
         return torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8).to(GPU)
+
+    def decode(self, latent):
+        return torch.nn.functional.interpolate(latent, scale_factor=8).movedim(1, -1)
 
 
 @pytest.mark.parametrize("fill", ["extend", "grey", "none"])
@@ -65,6 +68,7 @@ def test_a_mask_constraint_of_tensors_on_two_devices(host, fill, there):
         image, mask = (t.to(GPU) if there == name else t for name, t in (("image", image), ("mask", mask)))
         node = host.module("nodes.latent_mask").LatentMaskConstraint
         try:
-            node.execute(image, mask, Vae(), fill, 1, True)
+            unchecked = node.execute.__func__.__wrapped__  # the checks of inputs try the VAE
+            unchecked(node, image, mask, Vae(), fill, 1, True)
         except AttributeError as error:  # the preview, which needs a running prompt
             assert "hidden" in str(error)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from newton_pack.nodes.targets import as_picture_map, pixel_art, posterise
-from torch._subclasses.fake_tensor import FakeTensorMode
+from test_host_gpu_only import GPU, TwoDevices
 
 PALETTE = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.2, 0.2], [1.0, 1.0, 1.0]])
 
@@ -51,14 +51,14 @@ def test_posterised_pictures_are_left_as_they_are(levels):
 
 
 def test_a_function_gets_its_image_on_the_cpu_and_the_answer_goes_back():
-    """As every other IMAGE; `FakeTensorMode` knows devices that are not there."""
+    """As every other IMAGE."""
     seen = []
 
     def function(image):
         seen.append(image.device.type)
         return image + torch.ones(3)
 
-    with FakeTensorMode():
-        picture = torch.empty(1, 3, 8, 8, device="cuda")
+    with TwoDevices():
+        picture = torch.rand(1, 3, 8, 8).to(GPU)
         out = as_picture_map(function)(picture)
     assert seen == ["cpu"] and out.device.type == "cuda" and out.shape == picture.shape
