@@ -165,7 +165,7 @@ def main() -> None:
         target = open_target(opts.model, opts.folder, opts.dtype)
     except FileNotFoundError as e:
         sys.exit(str(e))
-    chosen = [e for e in entries(target.dtype) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
+    chosen = [e for e in entries(target.dtype) if e.chosen(opts.only)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
     fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)
     pairs = [(e, fewer if e.method.startswith("published") else cases) for e in chosen]

@@ -223,7 +223,7 @@ def main() -> None:
         bench = Bench(opts)
     except ImportError as e:
         sys.exit(f"skipped: {e}; tools/requirements-dev.txt names EfficientNet-Lite0")
-    chosen = [e for e in entries() if not opts.only or {"plain", *opts.only} & {e.label, e.method, e.preset}]
+    chosen = [e for e in entries() if e.chosen(opts.only and ["plain", *opts.only])]
     rows, made = run_all(bench, chosen)
     report.write(opts.out, LAYOUT, report.heading("style", opts, bench.target.notes), rows)
     draw(bench, chosen, made).save(opts.out / "sheet.png")

@@ -208,7 +208,7 @@ def main() -> None:
         target = open_target(opts.model, opts.folder, opts.dtype)
     except FileNotFoundError as e:
         sys.exit(str(e))
-    chosen = [e for e in entries(target.dtype) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
+    chosen = [e for e in entries(target.dtype) if e.chosen(opts.only)]
     pictures = target.truths(opts.split, opts.images)
     asked = opts.factors, opts.filter, opts.noise
     cases = Cases(target, opts.split, pictures, opts.seeds, *asked)
