@@ -171,6 +171,12 @@ def write_heldout(folder: Path) -> None:
             table.writerow([f"{n:03}.png", rows[i]["words"], *(rows[i].get(a, "") for a in ATTRIBUTES)])
 
 
+def read_heldout() -> list[dict[str, str]]:
+    """The rows of demo/heldout/index.csv, in order: file, prompt, and attributes, "" where a style has none."""
+    with (HELDOUT / "index.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     task = parser.add_mutually_exclusive_group(required=True)
