@@ -55,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
-    demo = commands.add_parser("demo", help="inpaint held-out pictures, ours beside the stock way; contact sheets")
+    demo = commands.add_parser("demo", help="all tasks on held-out pictures, ours beside the stock ways; --only GROUP")
     demo.add_argument("--out", type=absolute, default=ROOT / "out" / "demo", metavar="DIR")
     run = commands.add_parser("run", help="run a graph in API format without a browser")
     run.add_argument("graph", type=absolute, metavar="GRAPH.json")

@@ -159,15 +159,20 @@ def write_index(folder: Path) -> None:
 
 
 def write_heldout(folder: Path) -> None:
-    """The first pictures that are held out by their combination: NNN.png, and index.csv with file, prompt, attributes."""
+    """The first pictures that are held out by their combination: NNN.png, and index.csv with file, prompt, attributes.
+
+    Their opacity without the background goes to alpha/NNN.png.
+    """
     rows, pictures = read_index(folder), load_pictures(folder)
+    opacity = np.fromfile(folder / "alpha.bin", np.uint8).reshape(-1, SIZE, SIZE)
     held = [i for i, row in enumerate(rows) if row["split"] == "heldout"][:SHIPPED]
-    HELDOUT.mkdir(exist_ok=True)
+    (HELDOUT / "alpha").mkdir(parents=True, exist_ok=True)
     with (HELDOUT / "index.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["file", "prompt", *ATTRIBUTES])
         for n, i in enumerate(held):
             Image.fromarray(pictures[i]).save(HELDOUT / f"{n:03}.png", optimize=True)
+            Image.fromarray(opacity[n]).save(HELDOUT / "alpha" / f"{n:03}.png", optimize=True)
             table.writerow([f"{n:03}.png", rows[i]["words"], *(rows[i].get(a, "") for a in ATTRIBUTES)])
 
 
