@@ -44,7 +44,7 @@ class BackProjectPixels(io.ComfyNode):
         if not isinstance(constraint, PixelSpec):
             raise ValueError(
                 "constraint: this node needs a pixel constraint, such as from Pixel SR Constraint; for a latent mask "
-                "use ImageCompositeMasked."
+                "use Composite Inside Mask."
             )
         if constraint.size not in (None, tuple(image.shape[1:3])):
             raise ValueError(

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .back_project import BackProjectPixels
 from .combine import CombineConstraints
+from .composite import CompositeInsideMask
 from .constrain_model import ConstrainModel, ConstrainSampler
 from .direction_compare import DirectionCompare
 from .jacobian_probe import JacobianProbe
@@ -30,6 +31,7 @@ NODES = [
     PixelTargetConstraint,
     StyleConstraintNode,
     BackProjectPixels,
+    CompositeInsideMask,
     LayerDecompose,
     CombineConstraints,
     ConstraintReport,

@@ -76,7 +76,7 @@ def describe(shape: torch.Size) -> str:
     return f"{shape[1]} channels of {shape[-1]}x{shape[-2]}" + (f", {shape[2]} frames" if len(shape) == 5 else "")
 
 
-def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
+def sized_mask(mask: Tensor, image: Tensor) -> Tensor:
     """Mask (N, H, W) at the size of `image` (B, H, W, C): N is 1, B, or any number where B is 1.
 
     Masks are repeated or cut to the pictures as the host does. A larger hard mask keeps every touched pixel, so that
@@ -92,6 +92,12 @@ def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
             mask.shape[2], mask.shape[1], size[1], size[0],
         )  # fmt: skip
         mask = resized(mask, size)
+    return mask
+
+
+def fit_mask(mask: Tensor, image: Tensor) -> Tensor:
+    """`sized_mask`, of which some pixel must be unknown."""
+    mask = sized_mask(mask, image)
     if not mask.any():
         raise ValueError(
             "mask: it is empty, so there is nothing to generate. Paint the region to regenerate (white, 1), for "

@@ -30,9 +30,9 @@ def server_class() -> type:
 
 
 @contextmanager
-def running_server() -> Iterator[Any]:
+def running_server(extra_nodes: Path | None = None) -> Iterator[Any]:
     """A ComfyUI with the pack, the demo's pictures as inputs, and no tutorial over the graph."""
-    with server_class()() as host:
+    with server_class()(extra_nodes) as host:
         pictures = shutil.copytree(ROOT / "demo" / "images", host.base / "input", dirs_exist_ok=True)
         shutil.copy(pictures / "ncs_half.png", pictures / "example.png")  # every ComfyUI has one of this name
         (user := host.base / "user" / "default").mkdir(parents=True, exist_ok=True)

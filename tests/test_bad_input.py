@@ -221,7 +221,8 @@ def test_bad_input_is_named_with_its_remedy(pack, kind, badness):
 
 CHEAP = ("NewtonSampler", "NewtonConstrainModel", "NewtonConstrainSampler", "NewtonSettings", "LatentMaskConstraint",
          "PixelSRConstraint", "PixelOperatorConstraint", "PixelTargetConstraint", "StyleConstraint",
-         "NewtonBackProjectPixels", "NewtonCombineConstraints", "WordConditioning")  # fmt: skip
+         "NewtonBackProjectPixels", "NewtonCombineConstraints", "NewtonCompositeInsideMask",
+         "WordConditioning")  # fmt: skip
 
 
 @pytest.mark.parametrize("node_id", CHEAP)

@@ -61,8 +61,14 @@ COLUMNS = {
     ),
     "Box": ("SolidMask", "MaskComposite"),
     "Inside": ("NewtonJacobianProbe", "NewtonDirectionCompare"),
-    "Soft mask": ("GrowMask", "MaskToImage", "ImageBlur", "ImageToMask"),
-    "Composite": ("ImageCompositeMasked", "NewtonBackProjectPixels", "PreviewAny", "SaveImage"),
+    "Composite": (
+        "MaskToImage",
+        "NewtonCompositeInsideMask",
+        "ImageCompositeMasked",
+        "NewtonBackProjectPixels",
+        "PreviewAny",
+        "SaveImage",
+    ),
 }
 WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
