@@ -23,12 +23,13 @@ EVERYWHERE = np.ones((128, 128), bool)
 
 @dataclass
 class Case:
-    """A task on one picture: pictures by what stands beside them, `ours` among them, and rows of numbers."""
+    """A task on one picture: pictures by their names, of which one is the result, and rows of numbers."""
 
     avatar: Avatar
     pictures: dict[str, np.ndarray]
     rows: list[dict[str, Any]]
     caption: str
+    result: str = "ours"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ def completion(mask: str, host: Host, avatar: Avatar, change: Changes) -> Case:
     calls = calls_of(host)
     replaced = saved(host.run(stock(graph, calls)), graph)
     pictures = {"given": np.asarray(on_squares(Image.fromarray(given))), "ours": ours, "stock": replaced}
-    seams = {m: seam(composite(truth / 255, p / 255, hidden), hidden) for m, p in pictures.items() if m != "given"}
+    pictures["truth"] = truth
+    seams = {m: seam(composite(truth / 255, pictures[m] / 255, hidden), hidden) for m in ("ours", "stock")}
     rows = [row(avatar, m, calls, seam=s, seam_truth=seam(truth / 255, hidden)) for m, s in seams.items()]
     return Case(avatar, pictures, rows, f"{calls} calls · seam {seams['ours']:.3f}, stock {seams['stock']:.3f}")
 
@@ -126,7 +128,7 @@ def superres(factor: int, host: Host, avatar: Avatar, change: Changes) -> Case:
     ours = saved(host.run(graph), graph)
     calls, size = calls_of(host), len(avatar.truth)
     pictures = {"given": enlarged(small, size, Image.Resampling.NEAREST), "ours": ours}
-    pictures["bicubic"] = enlarged(small, size, Image.Resampling.BICUBIC)
+    pictures |= {"bicubic": enlarged(small, size, Image.Resampling.BICUBIC), "truth": avatar.truth}
     found = {m: decibels(avatar, pictures[m]) for m in ("ours", "bicubic")}
     rows = [row(avatar, "ours", calls, psnr=found["ours"]), row(avatar, "bicubic", 0, psnr=found["bicubic"])]
     caption = f"{calls} calls · {found['ours']:.1f} dB, bicubic {found['bicubic']:.1f}"
@@ -139,7 +141,7 @@ def measured(name: str, measure: Callable[[np.ndarray], Image.Image], host: Host
     given = measure(avatar.truth)
     graph = shipped(name, avatar, given, host)
     change(graph)
-    pictures = {"given": np.asarray(given.convert("RGB")), "ours": saved(host.run(graph), graph)}
+    pictures = {"given": np.asarray(given.convert("RGB")), "ours": saved(host.run(graph), graph), "truth": avatar.truth}
     calls = calls_of(host)
     found = decibels(avatar, pictures["ours"])
     return Case(avatar, pictures, [row(avatar, "ours", calls, psnr=found)], f"{calls} calls · {found:.1f} dB")
@@ -193,7 +195,8 @@ def style(host: Host, avatar: Avatar, change: Changes) -> Case:
 def prompt(host: Host, avatar: Avatar, change: Changes) -> Case:
     graph = free_graph(avatar.prompt, avatar.number)
     change(graph)
-    return Case(avatar, {"ours": saved(host.run(graph), graph)}, [row(avatar, "free", 20)], "20 steps, cfg 3")
+    pictures = {"sampled": saved(host.run(graph), graph), "truth": avatar.truth}
+    return Case(avatar, pictures, [row(avatar, "free", 20)], "20 steps, cfg 3", "sampled")
 
 
 def layers(host: Host, avatar: Avatar, change: Changes) -> Case:
@@ -212,25 +215,31 @@ def layers(host: Host, avatar: Avatar, change: Changes) -> Case:
     return Case(avatar, pictures, [row(avatar, "ours", 116, iou=float(overlap))], f"116 calls · overlap {overlap:.2f}")
 
 
-STOCK = "the stock KSampler with Set Latent Noise Mask, same model, prompt, seed, scheduler and number of model calls"
+STOCK = (
+    "Stock: KSampler with Set Latent Noise Mask, at the same model, words, seed, scheduler and number of model calls. "
+    "Seam: mean jump across the border."
+)
+BACK = "The result, {}, is the given picture again, to within rounding."
 TASKS = [
-    Task("half", "inpaint", "Complete a half", f"The right half is hidden. Stock: {STOCK}.",
-         partial(completion, "half")),
-    Task("box", "inpaint", "Fill a box", "The middle is hidden.", partial(completion, "box")),
-    Task("strokes", "inpaint", "Remove strokes", "Brush strokes are hidden.", partial(completion, "strokes")),
-    Task("outpaint", "inpaint", "Outpaint", "Only the middle is given.", partial(completion, "outpaint")),
-    Task("x4", "superres", "Super-resolution x4", "32 x 32 pixels are given; the result, shrunk, is them again.",
+    Task("half", "inpaint", "Complete a half", f"The right half is hidden. {STOCK}", partial(completion, "half")),
+    Task("box", "inpaint", "Fill a box", f"The middle is hidden. {STOCK}", partial(completion, "box")),
+    Task("strokes", "inpaint", "Remove strokes", f"What lies under brush strokes is hidden. {STOCK}",
+         partial(completion, "strokes")),
+    Task("outpaint", "inpaint", "Outpaint", f"Only the middle is given. {STOCK}", partial(completion, "outpaint")),
+    Task("x4", "superres", "Super-resolution x4", "32 x 32 pixels become 128 x 128. " + BACK.format("shrunk"),
          partial(superres, 4)),
-    Task("x8", "superres", "Super-resolution x8", "16 x 16 pixels are given.", partial(superres, 8)),
-    Task("colour", "restore", "Colouring", "The grey picture is given; the colours are the model's and the prompt's.",
-         partial(measured, "colorize_demo", grey)),
-    Task("deblur", "restore", "Deblurring", "Blurred by a Gaussian of 3 pixels.",
-         partial(measured, "deblur_demo", blurred)),
-    Task("pixelart", "restore", "Pixel art", "Redrawn in cells of 4 pixels and 16 colours.",
-         partial(measured, "pixelart_demo", Image.fromarray)),
-    Task("style", "style", "Style by a reference", "Two words that every style knows, and the look of another picture: "
-         "the image encoder has random weights and sees colours and edges; CLIP sees more.", style),
-    Task("layers", "layers", "Two layers", "Cut from its background by two prompts, without a segmentation model. "
-         "Overlap: intersection over union with the true mask.", layers),
-    Task("prompts", "prompts", "Prompts alone", "Sampled freely by the words of the picture, no constraint.", prompt),
+    Task("x8", "superres", "Super-resolution x8", "16 x 16 pixels become 128 x 128. " + BACK.format("shrunk"),
+         partial(superres, 8)),
+    Task("colour", "restore", "Colouring", "Light and shade are given, the colours are the model's, as the words say. "
+         + BACK.format("made grey"), partial(measured, "colorize_demo", grey)),
+    Task("deblur", "restore", "Deblurring", "Given is the picture under a known Gaussian blur of 3 pixels. "
+         + BACK.format("blurred"), partial(measured, "deblur_demo", blurred)),
+    Task("pixelart", "restore", "Pixel art", "Redrawn until it is what a function makes of it: cells of 4 pixels, 16 "
+         "colours. No gradient passes through that function.", partial(measured, "pixelart_demo", Image.fromarray)),
+    Task("style", "style", "Style by a reference", "Words for hair and skin, and the look of another picture. The "
+         "image encoder of this demo has random weights and sees colours and edges; CLIP sees more.", style),
+    Task("layers", "layers", "Two layers", "A picture and two prompts, one for the avatar and one for its background; "
+         "no segmentation model. Overlap: intersection over union with the true mask.", layers),
+    Task("prompts", "prompts", "Words alone", "What the model draws by the words of a picture, without a constraint.",
+         prompt),
 ]  # fmt: skip

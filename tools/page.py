@@ -15,13 +15,12 @@ START = 50  # % of the width where a slider stands at first
 
 
 def figure(out: Path, task: "Task", case: "Case") -> str:
-    """A slider between ours and one of the others; writes their files."""
-    pictures = case.pictures | ({} if task.name == "layers" else {"truth": case.avatar.truth})
+    """A slider between the result and one of the others; writes their files."""
     files = {}
-    for name, picture in pictures.items():
+    for name, picture in case.pictures.items():
         files[name] = f"pictures/{task.name}_{case.avatar.number:03}_{name.replace(' ', '_')}.png"
         Image.fromarray(picture).save(out / files[name])
-    ours = files.pop("ours")
+    result = files.pop(case.result)
     first = next(iter(files))
     buttons = "".join(
         f'<button type="button" data-src="{file}" aria-pressed="{str(name == first).lower()}">{name}</button>'
@@ -30,8 +29,9 @@ def figure(out: Path, task: "Task", case: "Case") -> str:
     words = f"{escape(case.avatar.prompt)} · seed {case.avatar.number}"
     return (
         f'<figure><div class="pair" style="--x:{START}%">'
-        f'<img src="{ours}" alt="ours" loading="lazy"><img class="left" src="{files[first]}" alt="" loading="lazy">'
-        f'<span class="l">{first}</span><span class="r">ours</span>'
+        f'<img src="{result}" alt="{case.result}" loading="lazy">'
+        f'<img class="left" src="{files[first]}" alt="{first}" loading="lazy">'
+        f'<span class="l">{first}</span><span class="r">{case.result}</span>'
         f'<input type="range" value="{START}" aria-label="Compare {task.title}, picture {case.avatar.number}"></div>'
         f'<div class="with">{buttons}</div>'
         f"<figcaption>{escape(case.caption)}<br>{words}</figcaption></figure>"

@@ -24,7 +24,7 @@ def block(title: str, rows: Rows) -> Image.Image:
     pen.text((GAP, TITLE // 2), title, INK, ImageFont.load_default(18), "lm")
     for j, (name, pictures) in enumerate(rows):
         top = TITLE + j * (CELL + GAP)
-        strong = name == "ours"
+        strong = name in ("ours", "sampled")
         pen.text((GAP, top + CELL // 2), name, INK if strong else FAINT, ImageFont.load_default(15), "lm")
         for i, picture in enumerate(pictures):
             cell = Image.fromarray(picture).resize((CELL, CELL), Image.Resampling.LANCZOS)
@@ -33,7 +33,7 @@ def block(title: str, rows: Rows) -> Image.Image:
 
 
 def task_block(task: "Task", cases: "list[Case]") -> Image.Image:
-    names = cases[0].pictures
+    names = [name for name in cases[0].pictures if name != "truth"]
     return block(task.title, [(name, [case.pictures[name] for case in cases]) for name in names])
 
 
