@@ -13,7 +13,7 @@ from .comfy_adapter import start_latent
 from .fill import extend_fill
 from .latent_mask import fit_mask
 from .pixel_spec import DIRECTIONS, PixelSpec, vae_inputs
-from .sockets import CATEGORY, Constraint
+from .sockets import CATEGORY, Constraint, schema
 from .targets import Compressed, Jpeg
 from .vae_checks import check_tile
 
@@ -24,9 +24,10 @@ OPERATORS = ("gaussian blur", "motion blur", "kernel", "grey", "pixel mask", "ch
 class PixelOperatorConstraint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PixelOperatorConstraint",
-            display_name="Pixel Operator Constraint",
+            search_aliases=["deblur", "colorize", "colourise", "sharpen", "restore", "jpeg", "pixel operator"],
+            display_name="Deblur and Colorize Constraint",
             category=CATEGORY,
             description="The finished picture, measured, is the given one: deblurring, colourisation, single known "
             "pixels, mixed channels, JPEG. End with Back-Project Pixels for exact consistency.",

@@ -6,15 +6,16 @@ from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
 from .checks import checked
-from .sockets import CATEGORY, Settings
+from .sockets import CATEGORY, Settings, schema
 
 
 class NewtonSettingsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         fast = PRESETS["fast"]
-        return io.Schema(
+        return schema(
             node_id="NewtonSettings",
+            search_aliases=["constrained sampling settings", "preset"],
             display_name="Newton Settings",
             category=CATEGORY,
             description="How strictly and at what cost a constraint is enforced. Without this node the samplers use "

@@ -10,7 +10,8 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
   percent_to_sigma; BaseModel.process_latent_in / process_latent_out / get_dtype / manual_cast_dtype;
   ModelPatcher.clone / get_model_object / load_device / loaded_size / model_patches_models; of a guider model_patcher,
   loaded_models, conds and model_options, which sampler_helpers.prepare_sampling takes; comfy.utils.ProgressBar /
-  repeat_to_batch_size; latent_preview.get_previewer; model_management.throw_exception_if_processing_interrupted /
+  repeat_to_batch_size; folder_paths.add_model_folder_path; latent_preview.get_previewer;
+  model_management.throw_exception_if_processing_interrupted /
   load_models_gpu / loaded_models / get_free_memory; VAE.decode / encode / first_stage_model / process_output /
   vae_dtype / device; of model_options the guidance functions and denoise_mask_function (DifferentialDiffusion, 2024).
 - 0.3.7 (December 2024): comfy.patcher_extension with WrapperExecutor and WrappersMP.SAMPLER_SAMPLE / APPLY_MODEL,
@@ -23,6 +24,7 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 
 from .clip_vision import block_features
 from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
+from .demo_files import register_checkpoints
 from .guider import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .host_denoiser import HostDenoiser
 from .inspection import Inspection, NoGradient, inspect_model
