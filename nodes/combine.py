@@ -71,6 +71,7 @@ class CombineConstraints(io.ComfyNode):
         return schema(
             node_id="NewtonCombineConstraints",
             search_aliases=["combine", "schedule", "several constraints"],
+            dead_if={f"{widget}_b": {"constraint_b": [None]} for widget in ("weight", "start", "end")},
             display_name="Combine Constraints",
             category=CATEGORY,
             description="Several constraints at once, at no further model calls. With one input it schedules that "

@@ -54,12 +54,13 @@ class NewtonConstrainedSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=8.0,
+                    default=4.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Classifier-free guidance scale; 1 switches it off and halves the network evaluations.",
+                    tooltip="Classifier-free guidance scale; 1 switches it off and halves the network evaluations. "
+                    "Large values weaken every constraint: take the least that serves, best 1 to 4.",
                 ),
                 io.Combo.Input(
                     "scheduler", options=scheduler_names(), default="simple", tooltip="Where the noise levels lie."

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..sampler import FILTERS, LinearMeasurement, Resample
 from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
-from .pixel_spec import DIRECTIONS, PixelSpec, vae_inputs
+from .pixel_spec import ADVANCED, DIRECTIONS, PixelSpec, vae_inputs
 from .sockets import CATEGORY, Constraint, schema
 from .vae_checks import check_tile
 
@@ -21,6 +21,7 @@ class PixelSRConstraint(io.ComfyNode):
         return schema(
             node_id="PixelSRConstraint",
             search_aliases=["super resolution", "superresolution", "upscale", "enlarge", "pixel sr"],
+            advanced=ADVANCED,
             display_name="Super-Resolution Constraint",
             category=CATEGORY,
             description="Super-resolution: the finished picture, shrunk again, is the given one. "

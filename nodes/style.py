@@ -71,6 +71,7 @@ class StyleConstraintNode(io.ComfyNode):
         return schema(
             node_id="StyleConstraint",
             search_aliases=["style transfer", "style reference", "match style", "ip adapter"],
+            advanced=("direction", "normalisation"),
             display_name="Style Constraint",
             category=CATEGORY,
             description="The finished picture has the colours and textures of the references, and the prompt's "
