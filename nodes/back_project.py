@@ -8,7 +8,7 @@ from torch import Tensor
 from ..sampler import Measurement, back_project
 from .checks import checked, rgb_picture
 from .pixel_spec import PixelSpec
-from .sockets import CATEGORY, Constraint
+from .sockets import CATEGORY, Constraint, schema
 
 
 def levels_off(measurement: Measurement, picture: Tensor) -> tuple[float, float]:
@@ -20,15 +20,16 @@ def levels_off(measurement: Measurement, picture: Tensor) -> tuple[float, float]
 class BackProjectPixels(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="NewtonBackProjectPixels",
+            search_aliases=["back projection", "exact", "consistency", "super resolution", "upscale"],
             display_name="Back-Project Pixels",
             category=CATEGORY,
             description="Changes a picture as little as possible so that it satisfies a pixel constraint: repeats "
             "I + A+ (y - A I) and the limits of black and white.",
             inputs=[
                 io.Image.Input("image", tooltip="The finished picture, from VAE Decode."),
-                Constraint.Input("constraint", tooltip="A pixel constraint, such as from Pixel SR Constraint."),
+                Constraint.Input("constraint", tooltip="A pixel constraint, such as from Super-Resolution Constraint."),
             ],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The picture that satisfies the constraint."),
@@ -43,8 +44,8 @@ class BackProjectPixels(io.ComfyNode):
     def execute(cls, image: Tensor, constraint: Any) -> io.NodeOutput:
         if not isinstance(constraint, PixelSpec):
             raise ValueError(
-                "constraint: this node needs a pixel constraint, such as from Pixel SR Constraint; for a latent mask "
-                "use Composite Inside Mask."
+                "constraint: this node needs a pixel constraint, such as from Super-Resolution Constraint. For a "
+                "latent mask use Composite Inside Mask."
             )
         if constraint.size not in (None, tuple(image.shape[1:3])):
             raise ValueError(

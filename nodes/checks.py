@@ -196,7 +196,7 @@ CHECKS: dict[str, Callable[[str, Any, Any], None]] = {
     "CLIP_VISION": of_kind("a CLIP_VISION", "Load CLIP Vision", lambda v: hasattr(v, "model")),
     "NEWTON_CONSTRAINT": of_kind("a CONSTRAINT", "a constraint node of this pack", has_methods("bind")),
     "NEWTON_SETTINGS": check_settings,
-    "NEWTON_REPORT": of_kind("a REPORT", "Newton Constrained Sampler", lambda r: isinstance(r, Report)),
+    "NEWTON_REPORT": of_kind("a REPORT", "Newton KSampler", lambda r: isinstance(r, Report)),
     "NEWTON_TARGET": of_kind("a function", "a node that gives a Python function from IMAGE to IMAGE", callable),
     "INT": check_number,
     "FLOAT": check_number,

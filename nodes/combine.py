@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sampler import LatentMask, Term, WeightedSum
 from .checks import checked
 from .constraint_spec import ConstraintSpec, LatentSpace
-from .sockets import CATEGORY, Constraint
+from .sockets import CATEGORY, Constraint, schema
 
 log = logging.getLogger("newton_constrained_sampling")
 
@@ -68,8 +68,10 @@ class CombineConstraints(io.ComfyNode):
                 ),
             ]
 
-        return io.Schema(
+        return schema(
             node_id="NewtonCombineConstraints",
+            search_aliases=["combine", "schedule", "several constraints"],
+            dead_if={f"{widget}_b": {"constraint_b": [None]} for widget in ("weight", "start", "end")},
             display_name="Combine Constraints",
             category=CATEGORY,
             description="Several constraints at once, at no further model calls. With one input it schedules that "

@@ -8,7 +8,7 @@ from torch import Tensor
 from .checks import checked
 from .fill import extend_fill
 from .latent_mask import sized_mask
-from .sockets import CATEGORY
+from .sockets import CATEGORY, schema
 
 MOST_PIXELS = 128  # of the fade
 
@@ -75,8 +75,9 @@ def repeated(t: Tensor, count: int) -> Tensor:
 class CompositeInsideMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="NewtonCompositeInsideMask",
+            search_aliases=["composite", "inpaint", "paste", "feather", "blend", "seam", "color match"],
             display_name="Composite Inside Mask",
             category=CATEGORY,
             description="Puts a finished picture into the original: inside the mask the result, faded in at the "
@@ -85,7 +86,7 @@ class CompositeInsideMask(io.ComfyNode):
                 io.Image.Input("image", tooltip="The result, from VAE Decode."),
                 io.Image.Input(
                     "original",
-                    tooltip="The picture that the result completes, or the output 'filled' of Latent Mask Constraint. "
+                    tooltip="The picture that the result completes, or the output 'filled' of Inpaint Constraint. "
                     "What the mask covers of it is not used.",
                 ),
                 io.Mask.Input(

@@ -8,7 +8,7 @@ from ..sampler import PRESETS, NewtonSettings
 from .checks import checked
 from .comfy_adapter import SINGLE_STEP, constrain_model, constrain_sampler
 from .constraint_spec import ConstraintSpec
-from .sockets import CATEGORY, Constraint, Settings
+from .sockets import CATEGORY, Constraint, Settings, schema
 
 NAMES = f"Sampler names that work: {', '.join(SINGLE_STEP)}."
 
@@ -33,8 +33,9 @@ def shared_inputs() -> list[io.Input]:
 class ConstrainModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="NewtonConstrainModel",
+            search_aliases=["ksampler", "patch model", "inpaint model", "detailer", "constrained sampling"],
             display_name="Constrain Model",
             category=CATEGORY,
             description="Makes every sampler that uses this model obey a constraint: stock KSampler, KSampler "
@@ -61,8 +62,9 @@ class ConstrainModel(io.ComfyNode):
 class ConstrainSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="NewtonConstrainSampler",
+            search_aliases=["ksampler select", "custom sampler", "constrained sampling"],
             display_name="Constrain Sampler",
             category=CATEGORY,
             description=f"Makes a SAMPLER of another node obey a constraint, whichever model it samples. {NAMES}",

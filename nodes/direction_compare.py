@@ -17,7 +17,7 @@ from .fill import extend_fill
 from .heat_map import Cell, draw_sheet, picture_of, scaled
 from .inspected import encoded, noise_level
 from .latent_mask import fit_mask
-from .sockets import CATEGORY, Settings
+from .sockets import CATEGORY, Settings, schema
 
 EXACT_VALUES = 64  # known values of the latent, most: each takes a backward pass in every step
 
@@ -119,8 +119,9 @@ def table(walks: list[Walk], notes: list[str]) -> str:
 class DirectionCompare(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="NewtonDirectionCompare",
+            search_aliases=["jacobian", "newton direction", "inspect model"],
             display_name="Direction Compare",
             category=CATEGORY,
             description="One error, three ways to correct it, from the same noisy latent: along J e (this pack), along "

@@ -4,9 +4,11 @@ from comfy_api.latest import ComfyExtension, io
 
 from .back_project import BackProjectPixels
 from .combine import CombineConstraints
+from .comfy_adapter import register_checkpoints
 from .composite import CompositeInsideMask
 from .constrain_model import ConstrainModel, ConstrainSampler
 from .direction_compare import DirectionCompare
+from .example_picture import DEMO, ExamplePicture
 from .jacobian_probe import JacobianProbe
 from .latent_mask import LatentMaskConstraint
 from .layers import LayerDecompose
@@ -38,9 +40,11 @@ NODES = [
     JacobianProbe,
     DirectionCompare,
     WordConditioning,
+    ExamplePicture,
 ]
 
 
 class NewtonExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        register_checkpoints(str(DEMO))  # here, as not every host calls `on_load`
         return NODES

@@ -9,7 +9,7 @@ from .checks import checked
 from .comfy_adapter import Inspection, inspect_model
 from .inspected import given_latent, marked_cells, parse_levels
 from .jacobian_maps import Level, look, sheet, table
-from .sockets import CATEGORY
+from .sockets import CATEGORY, schema
 
 DERIVATIVES = ("forward difference", "exact")
 
@@ -17,8 +17,9 @@ DERIVATIVES = ("forward difference", "exact")
 class JacobianProbe(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="NewtonJacobianProbe",
+            search_aliases=["jacobian", "inspect model"],
             display_name="Jacobian Probe",
             category=CATEGORY,
             description="Maps of the denoiser's Jacobian J = dx0/dx: where the estimate changes when some cells of the "

@@ -14,7 +14,7 @@ from ..sampler import LatentMask, WeightedSum, frame_weights, known_weights, mas
 from .checks import check_image, checked
 from .constraint_spec import LatentSpace
 from .fill import FILLS
-from .sockets import CATEGORY, Constraint
+from .sockets import CATEGORY, Constraint, schema
 from .vae_checks import encode
 
 log = logging.getLogger("newton_constrained_sampling")
@@ -116,9 +116,18 @@ def resized(mask: Tensor, size: tuple[int, int]) -> Tensor:
 class LatentMaskConstraint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LatentMaskConstraint",
-            display_name="Latent Mask Constraint",
+            search_aliases=[
+                "inpaint",
+                "outpaint",
+                "mask",
+                "fill",
+                "complete picture",
+                "remove object",
+                "latent mask",
+            ],
+            display_name="Inpaint Constraint",
             category=CATEGORY,
             description="Inpainting and outpainting: what the mask leaves black stays, what it marks white is "
             "generated so that it fits.",

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, recompose, sample_layers
 from .checks import checked
 from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
-from .sockets import CATEGORY
+from .sockets import CATEGORY, schema
 from .vae_checks import check_pictures_vae, encode
 
 # Progress of a run, 0 = pure noise, 1 = none, between which the rounds are spread.
@@ -94,9 +94,10 @@ def split(
 class LayerDecompose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LayerDecompose",
-            display_name="Layer Decompose",
+            search_aliases=["layers", "decompose", "separate", "segment", "layer decompose"],
+            display_name="Split into Layers",
             category=CATEGORY,
             description="Splits an image into two layers, each described by a prompt, and the mask between them. No "
             "training and no segmentation model: each layer is what the diffusion model expects under its prompt.",

@@ -8,10 +8,10 @@ from ..sampler import PRESETS, NewtonSettings
 from .checks import checked
 from .comfy_adapter import make_sampler, sample_latent, scheduler_names
 from .constraint_spec import ConstraintSpec
-from .sockets import CATEGORY, Constraint, Report, Settings
+from .sockets import CATEGORY, Constraint, Report, Settings, schema
 
 CONSTRAINT_TIP = (
-    "What the result must obey, for example from Latent Mask Constraint. Not connected: the latent's own noise mask "
+    "What the result must obey, for example from Inpaint Constraint. Not connected: the latent's own noise mask "
     "becomes the constraint; without one this samples freely."
 )
 SETTINGS_TIP = "Expert settings from Newton Settings. Not connected: the preset 'fast'."
@@ -20,9 +20,10 @@ SETTINGS_TIP = "Expert settings from Newton Settings. Not connected: the preset 
 class NewtonConstrainedSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="NewtonConstrainedSampler",
-            display_name="Newton Constrained Sampler",
+            search_aliases=["ksampler", "inpaint", "constrained sampling", "sampler"],
+            display_name="Newton KSampler",
             category=CATEGORY,
             description="Samples like KSampler, but the result obeys a constraint: known pixels stay, and what is "
             "generated fits them. No training, no backpropagation, any checkpoint.",
@@ -53,12 +54,13 @@ class NewtonConstrainedSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "cfg",
-                    default=8.0,
+                    default=4.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Classifier-free guidance scale; 1 switches it off and halves the network evaluations.",
+                    tooltip="Classifier-free guidance scale; 1 switches it off and halves the network evaluations. "
+                    "Large values weaken every constraint: take the least that serves, best 1 to 4.",
                 ),
                 io.Combo.Input(
                     "scheduler", options=scheduler_names(), default="simple", tooltip="Where the noise levels lie."
@@ -106,8 +108,9 @@ class NewtonConstrainedSampler(io.ComfyNode):
 class NewtonSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="NewtonSampler",
+            search_aliases=["ksampler select", "custom sampler", "constrained sampling"],
             display_name="Newton Sampler",
             category=CATEGORY,
             description="The constrained sampler as a SAMPLER for SamplerCustom and SamplerCustomAdvanced.",

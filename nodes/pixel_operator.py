@@ -12,21 +12,33 @@ from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
 from .fill import extend_fill
 from .latent_mask import fit_mask
-from .pixel_spec import DIRECTIONS, PixelSpec, vae_inputs
-from .sockets import CATEGORY, Constraint
+from .pixel_spec import ADVANCED, DIRECTIONS, PixelSpec, vae_inputs
+from .sockets import CATEGORY, Constraint, dead_unless, schema
 from .targets import Compressed, Jpeg
 from .vae_checks import check_tile
 
 MOST_ROWS, LARGEST_WEIGHT = 64, 1e3  # of a matrix
 OPERATORS = ("gaussian blur", "motion blur", "kernel", "grey", "pixel mask", "channel mix", "jpeg")
 
+# Widgets that one operator reads.
+READ_BY = {
+    "radius": "gaussian blur",
+    "length": "motion blur",
+    "angle": "motion blur",
+    "quality": "jpeg",
+    "matrix": "channel mix",
+}
+
 
 class PixelOperatorConstraint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PixelOperatorConstraint",
-            display_name="Pixel Operator Constraint",
+            search_aliases=["deblur", "colorize", "colourise", "sharpen", "restore", "jpeg", "pixel operator"],
+            dead_if={name: dead_unless("operator", OPERATORS, operator) for name, operator in READ_BY.items()},
+            advanced=ADVANCED,
+            display_name="Deblur and Colorize Constraint",
             category=CATEGORY,
             description="The finished picture, measured, is the given one: deblurring, colourisation, single known "
             "pixels, mixed channels, JPEG. End with Back-Project Pixels for exact consistency.",

@@ -126,6 +126,9 @@ def tile_input() -> io.Input:
     )
 
 
+ADVANCED = ("direction", "perturbation")  # of `vae_inputs`
+
+
 def vae_inputs() -> list[io.Input]:
     """The widgets that every pixel constraint ends with."""
     return [

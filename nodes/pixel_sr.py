@@ -8,8 +8,8 @@ from torch import Tensor
 from ..sampler import FILTERS, LinearMeasurement, Resample
 from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
-from .pixel_spec import DIRECTIONS, PixelSpec, vae_inputs
-from .sockets import CATEGORY, Constraint
+from .pixel_spec import ADVANCED, DIRECTIONS, PixelSpec, vae_inputs
+from .sockets import CATEGORY, Constraint, schema
 from .vae_checks import check_tile
 
 LARGEST_MATRIX = 2**25  # elements, such as of 4096 to 8192 pixels
@@ -18,9 +18,11 @@ LARGEST_MATRIX = 2**25  # elements, such as of 4096 to 8192 pixels
 class PixelSRConstraint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PixelSRConstraint",
-            display_name="Pixel SR Constraint",
+            search_aliases=["super resolution", "superresolution", "upscale", "enlarge", "pixel sr"],
+            advanced=ADVANCED,
+            display_name="Super-Resolution Constraint",
             category=CATEGORY,
             description="Super-resolution: the finished picture, shrunk again, is the given one. "
             "End with Back-Project Pixels for exact consistency.",

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ..sampler import FixedPoint
 from .checks import checked
-from .pixel_spec import DIRECTIONS, PixelSpec, vae_inputs
-from .sockets import CATEGORY, Constraint, TargetFunction
+from .pixel_spec import ADVANCED, DIRECTIONS, PixelSpec, vae_inputs
+from .sockets import CATEGORY, Constraint, TargetFunction, dead_unless, schema
 from .targets import ImageMap, as_picture_map, distinct_colours, named, pixel_art, posterise
 from .vae_checks import NO_ENCODER, check_pictures_vae, check_tile, has_encoder
 
@@ -18,9 +18,15 @@ TARGETS = ("pixel art", "posterise", "function")
 class PixelTargetConstraint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PixelTargetConstraint",
-            display_name="Pixel Target Constraint",
+            search_aliases=["pixel art", "posterize", "palette", "pixel target"],
+            dead_if={
+                "cell": dead_unless("target", TARGETS, "pixel art"),
+                "colours": dead_unless("target", TARGETS, "pixel art", "posterise"),
+            },
+            advanced=ADVANCED,
+            display_name="Pixel Art Constraint",
             category=CATEGORY,
             description="The finished picture is what a function makes of it: pixel art, few levels, or a function of "
             "your own. It needs no gradient.",

@@ -6,15 +6,24 @@ from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
 from .checks import checked
-from .sockets import CATEGORY, Settings
+from .sockets import CATEGORY, Settings, schema
+
+# Widgets that presets do not read.
+CUSTOM = ("iterations", "rate_first", "rate_last", "delta", "eta", "carry", "hold")
 
 
 class NewtonSettingsNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         fast = PRESETS["fast"]
-        return io.Schema(
+        return schema(
             node_id="NewtonSettings",
+            search_aliases=["constrained sampling settings", "preset"],
+            dead_if={
+                **{name: {"preset": list(PRESETS)} for name in CUSTOM},
+                **{name: {"preset": list(PRESETS), "hold": [False]} for name in ("resample", "order")},
+                "restart_from": {"restarts": [0]},
+            },
             display_name="Newton Settings",
             category=CATEGORY,
             description="How strictly and at what cost a constraint is enforced. Without this node the samplers use "

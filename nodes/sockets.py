@@ -1,4 +1,8 @@
-"""The custom socket types of the pack."""
+"""What all nodes of the pack share: category, custom socket types, and how they declare themselves."""
+
+from collections.abc import Iterable
+from inspect import signature
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -9,3 +13,35 @@ Settings = io.Custom("NEWTON_SETTINGS")
 Report = io.Custom("NEWTON_REPORT")
 # A Python function from IMAGE to IMAGE: other packs' nodes may give one.
 TargetFunction = io.Custom("NEWTON_TARGET")
+
+# Hosts of 2025 do not.
+KNOWS_ALIASES = "search_aliases" in signature(io.Schema).parameters
+DeadIf = dict[str, list[Any]]
+
+
+def schema(
+    *,
+    search_aliases: list[str],
+    dead_if: dict[str, DeadIf] | None = None,
+    advanced: tuple[str, ...] = (),
+    **fields: Any,
+) -> io.Schema:
+    """A node's schema, with what the first hosts of V3 nodes do not know or need not.
+
+    Args:
+        search_aliases: what else people look for.
+        dead_if: of a widget the values of other inputs (None: not connected) with any of which it has no effect;
+            web/js/live_widgets.js hides it then.
+        advanced: widgets that hosts may fold away.
+    """
+    for i in fields["inputs"]:
+        if dead_if and i.id in dead_if:
+            i.extra_dict["dead_if"] = dead_if[i.id]
+        if i.id in advanced:
+            i.extra_dict["advanced"] = True
+    return io.Schema(**fields, **({"search_aliases": search_aliases} if KNOWS_ALIASES else {}))
+
+
+def dead_unless(name: str, options: Iterable[str], *live: str) -> DeadIf:
+    """For a widget that has an effect for some options of the widget `name` only."""
+    return {name: [o for o in options if o not in live]}

@@ -13,7 +13,7 @@ from .checks import checked
 from .comfy_adapter import PixelCodec, block_features
 from .constraint_spec import LatentSpace
 from .pixel_spec import tile_input
-from .sockets import CATEGORY, Constraint
+from .sockets import CATEGORY, Constraint, schema
 from .vae_checks import NO_ENCODER, check_pictures_vae, check_tile, has_encoder
 
 DIRECTIONS = ("encoder difference", "decoder gradient")
@@ -68,8 +68,10 @@ def check_references(images: Tensor) -> Tensor:
 class StyleConstraintNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="StyleConstraint",
+            search_aliases=["style transfer", "style reference", "match style", "ip adapter"],
+            advanced=("direction", "normalisation"),
             display_name="Style Constraint",
             category=CATEGORY,
             description="The finished picture has the colours and textures of the references, and the prompt's "

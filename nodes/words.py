@@ -4,15 +4,16 @@ import torch
 from comfy_api.latest import io
 
 from .checks import checked
-from .sockets import CATEGORY
+from .sockets import CATEGORY, schema
 from .word_vectors import embed_words
 
 
 class WordConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WordConditioning",
+            search_aliases=["prompt", "clip text encode", "demo"],
             display_name="Word Conditioning (demo model)",
             category=CATEGORY,
             description="Prompt for models that were trained on hashed words instead of a text encoder, such as the "

@@ -85,7 +85,6 @@ class Host:
         for name in ("input", "output", "temp"):
             (self.base / name).mkdir(exist_ok=True)
             getattr(folder_paths, f"set_{name}_directory")(str(self.base / name))
-        folder_paths.add_model_folder_path("checkpoints", str(ROOT / "demo"))
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self.nodes, self.execution = nodes, execution

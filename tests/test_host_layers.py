@@ -1,4 +1,4 @@
-"""Layer Decompose in a real ComfyUI with the shipped checkpoint."""
+"""Split into Layers in a real ComfyUI with the shipped checkpoint."""
 
 import pytest
 import torch

@@ -60,9 +60,8 @@ def link(target: Path, place: Path) -> None:
 
 
 def model_paths(comfyui: Path) -> dict[str, dict[str, str]]:
-    """The demo checkpoint and whatever models the ComfyUI folder holds."""
-    own = {d.name: str(d) for d in comfyui.glob("models/*") if d.is_dir() and d.name != "configs"}
-    return {"comfyui": own, "demo": {"checkpoints": str(ROOT / "demo")}}
+    """Whatever models the ComfyUI folder holds."""
+    return {"comfyui": {d.name: str(d) for d in comfyui.glob("models/*") if d.is_dir() and d.name != "configs"}}
 
 
 def make_base(comfyui: Path, extra_nodes: Path | None) -> Path:

@@ -10,19 +10,22 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
   percent_to_sigma; BaseModel.process_latent_in / process_latent_out / get_dtype / manual_cast_dtype;
   ModelPatcher.clone / get_model_object / load_device / loaded_size / model_patches_models; of a guider model_patcher,
   loaded_models, conds and model_options, which sampler_helpers.prepare_sampling takes; comfy.utils.ProgressBar /
-  repeat_to_batch_size; latent_preview.get_previewer; model_management.throw_exception_if_processing_interrupted /
+  repeat_to_batch_size; folder_paths.add_model_folder_path; latent_preview.get_previewer;
+  model_management.throw_exception_if_processing_interrupted /
   load_models_gpu / loaded_models / get_free_memory; VAE.decode / encode / first_stage_model / process_output /
   vae_dtype / device; of model_options the guidance functions and denoise_mask_function (DifferentialDiffusion, 2024).
 - 0.3.7 (December 2024): comfy.patcher_extension with WrapperExecutor and WrappersMP.SAMPLER_SAMPLE / APPLY_MODEL,
   ModelPatcher.add_wrapper_with_key / get_wrappers / remove_wrappers_with_key,
   model_patcher.create_model_options_clone.
-- 2025: VAE.spacial_compression_encode; where EasyCache or LazyCache is in the graph, transformer_options["easycache"]
-  with its name, clone and end_t.
+- 2025: comfy_execution.utils.get_executing_context; server.PromptServer.send_progress_text;
+  VAE.spacial_compression_encode; where EasyCache or LazyCache is in the graph, transformer_options["easycache"] with
+  its name, clone and end_t.
 - 2026, used where it is there: fix_empty_latent_channels takes the ratios that an empty LATENT was made for.
 """
 
 from .clip_vision import block_features
 from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
+from .demo_files import register_checkpoints
 from .guider import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .host_denoiser import HostDenoiser
 from .inspection import Inspection, NoGradient, inspect_model

@@ -6,30 +6,13 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import latent_preview
 from torch import Tensor
 
 from ...sampler import NewtonSettings, Report
 from ..constraint_spec import ConstraintSpec
+from .progress import NodeProgress, closing_text
 from .sampling import make_sampler
 from .scales import check_latent
-
-
-class NodeProgress:
-    """The node's progress bar, one tick per model call, with the host's latent preview once a level."""
-
-    def __init__(self, model: Any):
-        self.bar = comfy.utils.ProgressBar(1)
-        self.previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-
-    def call(self, done: int, total: int) -> None:
-        self.bar.update_absolute(done, total)
-
-    def level(self, step: int, x0: Tensor, x: Tensor, levels: int) -> None:
-        if self.previewer:
-            preview = self.previewer.decode_latent_to_preview_image("JPEG", x0)
-            self.bar.update_absolute(self.bar.current, self.bar.total, preview)
-
 
 # What nodes that make an empty LATENT say about the VAE they had in mind (hosts of 2026).
 RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
@@ -82,7 +65,11 @@ def sample_latent(
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
     )  # fmt: skip
     kept = {key: value for key, value in latent.items() if key not in RATIOS}  # no longer an empty latent
-    return kept | {"samples": out}, reports[-1]
+    report = reports[-1]
+    progress.say(
+        closing_text(report.calls, report.seconds, cfg, constrained=constraint is not None or mask is not None)
+    )
+    return kept | {"samples": out}, report
 
 
 def scheduler_names() -> list[str]:
