@@ -53,8 +53,8 @@ class Client:
 
     def open(self, path: str, data: bytes | None = None, kind: str = "application/json") -> bytes:
         """GET, or POST of `data`. Raises `ServerGone`; answers of status 400 are the caller's."""
-        request = urllib.request.Request(self.url + path, data, {"Content-Type": kind})
         try:
+            request = urllib.request.Request(self.url + path, data, {"Content-Type": kind})
             with urllib.request.urlopen(request) as answer:
                 return answer.read()
         except urllib.error.HTTPError as e:

@@ -26,6 +26,7 @@ class Workers:
 
     def __init__(self, count: int | None, cores: int, gpus: float | None, address: str | None):
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+        os.environ.setdefault("RAY_worker_niceness", "0")  # they are the work, not its background
         import ray
         from ray.util.placement_group import placement_group
 
