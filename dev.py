@@ -1,4 +1,4 @@
-"""Developer commands: test, demo, run, bench, train, lint.
+"""Developer commands: test, demo, run, batch, bench, train, lint.
 
 The first start creates .cache/venv-0.3.75 with pinned packages and fetches ComfyUI 0.3.75 to .cache (about 2 GB in
 all). COMFYUI_PATH=FOLDER uses another ComfyUI and makes an environment for it beside that one, with what its
@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from environment import CACHE, Host, SetupError, set_up  # noqa: E402
+from environment import CACHE, Host, SetupError, install_batch, set_up  # noqa: E402
 
 
 def free_threads() -> int:
@@ -51,17 +52,36 @@ def absolute(path: str) -> Path:
     return Path(path).absolute()
 
 
+def place_of_inputs(text: str) -> str:
+    """[NODE=]PATH, the path made absolute."""
+    node, equals, path = text.rpartition("=")
+    return f"{node}{equals}{absolute(path)}"
+
+
+def add_batch(commands: Any) -> None:
+    text = (
+        "run a graph over many pictures, on many workers; further arguments go to tools/batch.py, whose help says all"
+    )
+    batch = commands.add_parser("batch", help=text, description=text)
+    batch.add_argument("graph", type=absolute, metavar="GRAPH.json")
+    batch.add_argument("--inputs", nargs="+", type=place_of_inputs, required=True, metavar="[NODE=]FOLDER or TABLE.csv")
+    batch.add_argument("--out", type=absolute, required=True, metavar="DIR")
+    batch.add_argument("--extra-nodes", type=absolute, metavar="DIR", help="load this node pack too")
+    batch.add_argument("--servers", metavar="http://HOST:PORT,...", help="servers that run already, in place of Ray")
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("test", help="run the tests; further arguments go to pytest", add_help=False)
-    demo = commands.add_parser("demo", help="inpaint held-out pictures, ours beside the stock way; contact sheets")
+    demo = commands.add_parser("demo", help="all tasks on held-out pictures, ours beside the stock ways; --only GROUP")
     demo.add_argument("--out", type=absolute, default=ROOT / "out" / "demo", metavar="DIR")
     run = commands.add_parser("run", help="run a graph in API format without a browser")
     run.add_argument("graph", type=absolute, metavar="GRAPH.json")
     run.add_argument("--out", type=absolute, required=True, metavar="DIR")
     run.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="change a widget")
     run.add_argument("--extra-nodes", type=absolute, metavar="DIR", help="load this node pack too")
+    add_batch(commands)
     bench = commands.add_parser("bench", help="run a benchmark of bench/")
     bench.add_argument("name", nargs="?", default="inpaint", metavar="NAME", help="default: inpaint")
     bench.add_argument("--out", type=absolute, required=True, metavar="DIR")
@@ -70,7 +90,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     train.add_argument("--hours", type=float, required=True, help="wall time; running again goes on from there")
     commands.add_parser("lint", help="ruff check, ruff format --check and pyright")
     opts, opts.rest = parser.parse_known_args(argv)
-    if opts.rest and opts.command not in ("test", "demo", "train", "bench"):
+    if opts.rest and opts.command not in ("test", "demo", "train", "bench", "batch"):
         parser.error(f"unrecognized arguments: {' '.join(opts.rest)}")
     if opts.command == "bench" and opts.name not in benchmarks():
         parser.error(f"no benchmark {opts.name!r}; there are: {', '.join(benchmarks()) or 'none yet'}")
@@ -94,6 +114,11 @@ def programs(opts: argparse.Namespace, host: Host) -> list[list[str | Path]]:
         changes = [part for change in opts.set for part in ("--set", change)]
         extra = ["--extra-nodes", opts.extra_nodes] if opts.extra_nodes else []
         return [[host.python, ROOT / "tools" / "run_graph.py", opts.graph, "--out", opts.out, *changes, *extra]]
+    if opts.command == "batch":
+        paths = ["--inputs", *opts.inputs, "--out", opts.out]
+        extra = ["--extra-nodes", opts.extra_nodes] if opts.extra_nodes else []
+        servers = ["--servers", opts.servers] if opts.servers else []
+        return [[host.python, ROOT / "tools" / "batch.py", opts.graph, *paths, *extra, *servers, *opts.rest]]
     if opts.command == "bench":
         return [[host.python, ROOT / "bench" / f"{opts.name}.py", "--out", opts.out, *opts.rest]]
     program, work, data = {
@@ -122,6 +147,8 @@ def main(argv: list[str]) -> int:
     # A set-up that is ended ends pip too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     host = set_up()
+    if opts.command == "batch" and not opts.servers:
+        install_batch(host)
     return max(start(host, command) for command in programs(opts, host))
 
 

@@ -2,11 +2,10 @@
 
     python dev.py bench cfg --out DIR [--cfg 1 4 8 12] [--levels 20 8 4] [--split train]
 
-Half-hidden emoji with their own words as prompt, on the demo checkpoint. Writes cfg.json, cfg.md and contact sheets.
+Half-hidden avatars with their own words as prompt, on the demo checkpoint. Writes cfg.json, cfg.md and contact sheets.
 """
 
 import argparse
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,24 +14,10 @@ import torch
 from entry import Entry
 from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
 from methods import entries
-from pack import ROOT
-from targets import EMOJI, CheckpointTarget, add_dtype
+from targets import AVATARS, CheckpointTarget, add_dtype, conditioning
 from tqdm import tqdm
 
 COMPARED = ("ours/fast", "ours/newton", "replacement")
-
-
-def words_of(name: str) -> str:
-    """The words of an emoji whose picture is named by all of them, or by the first four."""
-    with (ROOT / "demo" / "emoji.csv").open(encoding="utf-8", newline="") as f:
-        rows = [r["words"] for r in csv.DictReader(f)]
-    return next(w for w in rows if w == name or name == "_".join(w.split()[:4]))
-
-
-def conditioning(words: list[str]) -> list:
-    from newton_pack.nodes.word_vectors import embed_words
-
-    return [[torch.stack([embed_words(w) for w in words]), {"pooled_output": torch.zeros(len(words), 768)}]]
 
 
 def run_entry(target: CheckpointTarget, entry: Entry, levels: int, cases: Cases) -> tuple:
@@ -40,7 +25,7 @@ def run_entry(target: CheckpointTarget, entry: Entry, levels: int, cases: Cases)
     made, calls = [], 0
     for first in range(0, len(cases.index), BATCH):
         part = slice(first, first + BATCH)
-        target.prompt = conditioning([words_of(cases.names[i]) for _, i, _ in cases.index[part]])
+        target.prompt = conditioning([target.rows[cases.names[i]]["prompt"] for _, i, _ in cases.index[part]])
         pictures, calls = target.inpaint(entry, levels, cases.truth[part], cases.hidden[part], cases.noise_seeds[part])
         made.append(torch.from_numpy(pictures))
     return torch.cat(made).numpy(), calls
@@ -55,7 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--masks", nargs="+", default=["half"])
     parser.add_argument("--cfg", nargs="+", type=float, default=[1, 4, 8, 12])
     parser.add_argument("--levels", nargs="+", type=int, default=[20, 8, 4])
-    parser.add_argument("--checkpoint", type=Path, default=EMOJI)
+    parser.add_argument("--checkpoint", type=Path, default=AVATARS)
     add_dtype(parser)
     return parser.parse_args()
 

@@ -32,7 +32,6 @@ from measured_runs import (
     ours,
     peak_memory,
     plain,
-    random_model,
 )
 from pack import sampler
 from tqdm import tqdm
@@ -49,13 +48,13 @@ def cost_rows(bench: Bench, sides: list[int], batches: list[int], backward: bool
         base = bench.measure(plain, batch, side)
         found = {
             ("plain", "euler_ancestral"): base,
-            ("ours", "fast"): bench.measure(ours(batch, side, FAST), batch, side),
-            ("ours", "newton"): bench.measure(ours(batch, side, NEWTON), batch, side),
+            ("ours", "fast"): bench.measure(ours(batch, side, FAST, bench.channels), batch, side),
+            ("ours", "newton"): bench.measure(ours(batch, side, NEWTON, bench.channels), batch, side),
         }
         if backward:
-            found["gradient", ""] = bench.measure(backpropagated(batch, side), batch, side, grad=True)
+            found["gradient", ""] = bench.measure(backpropagated(batch, side, bench.channels), batch, side, grad=True)
         for (method, preset), f in found.items():
-            row = {"task": "cost", "model": "SD1.5 size, random" if CUDA else "small, random", "method": method,
+            row = {"task": "cost", "model": bench.name, "method": method,
                    "preset": preset, "side": side, "batch": batch, "levels": bench.levels, "calls": f["calls"],
                    "backward_calls": bench.levels if method == "gradient" else 0,
                    "overhead_ratio": f["time"] / (f["calls"] * f["raw"]),
@@ -66,7 +65,9 @@ def cost_rows(bench: Bench, sides: list[int], batches: list[int], backward: bool
     return rows
 
 
-def own_time(batch: int, side: int, constraints: int, levels: int, repeats: int) -> dict[str, Any]:
+def own_time(
+    batch: int, side: int, constraints: int, levels: int, repeats: int, settings: sampler.NewtonSettings = NEWTON
+) -> dict[str, Any]:
     """Time, peak memory and calls of the loop around a model that costs nothing."""
     sigmas = [*torch.logspace(1.1, -0.6, levels).tolist(), 0.0]
     x = sigmas[0] * torch.randn(batch, 4, side, side, generator=torch.Generator().manual_seed(0)).to(DEVICE)
@@ -74,7 +75,7 @@ def own_time(batch: int, side: int, constraints: int, levels: int, repeats: int)
     term = sampler.Term(sampler.LatentMask(y, weights))
     denoise = sampler.Denoiser(lambda x, sigma: 0.5 * x, lambda sigma: sampler.Scales(1.0, sigma))
     run = partial(
-        sampler.sample_constrained, denoise, x, sigmas, sampler.WeightedSum((term,) * constraints), NEWTON, 0.005
+        sampler.sample_constrained, denoise, x, sigmas, sampler.WeightedSum((term,) * constraints), settings, 0.005
     )
     found: dict[str, Any] = {}
     with peak_memory(found, x.nbytes):
@@ -157,7 +158,7 @@ def main() -> None:
     opts = parser.parse_args()
     opts.out.mkdir(parents=True, exist_ok=True)
     growth = growth_rows(opts.levels, opts.repeats)
-    cost = cost_rows(Bench(random_model(), opts.levels, opts.repeats), opts.sides, opts.batches, not opts.forward_only)
+    cost = cost_rows(Bench("SD1.5", opts.levels, opts.repeats), opts.sides, opts.batches, not opts.forward_only)
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     head = report.heading("cost", opts, {"device": device})
     (opts.out / "cost.json").write_text(report.as_lines(head, cost + growth), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Steps along J e against those along the gradient J^T e, and the exact Newton direction, from the same noisy picture.
 
-    python dev.py bench directions --out DIR [--models emoji emoji-flow mnist fashion FILE.safetensors] [--seeds 6]
+    python dev.py bench directions --out DIR [--models avatars mnist fashion FILE.safetensors] [--seeds 6]
 
 Latent models: a grid with noise, one of whose crossings is to become a red square; five steps. Does the red appear at
 the other crossings? `share` is what of the squared change of x0 away from the square lies at other crossings (chance:
@@ -20,7 +20,7 @@ from jacobian import DELTA, write
 from metrics import paired_interval
 from red_grid import run_grid
 from scipy.stats import t as student
-from targets import EMOJI, FLOW
+from targets import DEMO
 from torch import Tensor
 from tqdm import tqdm
 
@@ -162,14 +162,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="digits and garments")
     parser.add_argument("--size", type=int, default=128, help="of the grid in pixels, a multiple of 128")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.5, 2.0])
-    add_models(parser, ["emoji", "emoji-flow", "mnist", "fashion"])
+    add_models(parser, ["avatars", "mnist", "fashion"])
     opts = parser.parse_args()
     opts.out.mkdir(parents=True, exist_ok=True)
     head, rows = report.heading("directions", opts, {}), []
     small = [m for m in opts.models if m in ("mnist", "fashion")]
     with tqdm(unit="case") as bar:
         for model in (m for m in opts.models if m not in small):
-            rows += run_grid({"emoji": EMOJI, "emoji-flow": FLOW}.get(model, Path(model)), opts, bar)
+            rows += run_grid(DEMO.get(model, Path(model)), opts, bar)
 
         def work(view: View) -> None:
             bar.set_description(view.name)

@@ -22,6 +22,7 @@ class Entry:
         settings: of the engine.
         direction: of the node's widget of that name; "" = no constraint.
         cfg: 0 = the run's.
+        trial: runs only where it is named.
     """
 
     method: str
@@ -36,6 +37,11 @@ class Entry:
     settings: Any = None
     direction: str = ""
     cfg: float = 0.0
+    trial: bool = False
+
+    def chosen(self, names: list[str] | None) -> bool:
+        """Whether it is among the methods, presets or method/presets that were named; None: all but trials."""
+        return bool({self.label, self.method, self.preset} & set(names)) if names else not self.trial
 
     @property
     def label(self) -> str:

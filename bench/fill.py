@@ -1,7 +1,7 @@
 """How much the fill of unknown pixels disturbs the encoding of known cells.
 
 For every picture and mask: rms difference between the encoding of the filled and of the true picture over the known
-cells that touch an unknown one, in units of the latent's deviation. The embedded VAE on held-out emoji; TAESD (SD1.x)
+cells that touch an unknown one, in units of the latent's deviation. The embedded VAE on held-out avatars; TAESD (SD1.x)
 on photographs where the assets are there.
 """
 
@@ -36,14 +36,14 @@ FILLS = module("fill", ROOT / "nodes" / "fill.py").FILLS
 known_weights = sampler.known_weights
 
 
-def load_vae(weights: dict[str, Tensor]) -> torch.nn.Module:
+def load_vae(weights: dict[str, Tensor], channels: int) -> torch.nn.Module:
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     from comfy.cli_args import args
 
     args.cpu = True
     from comfy.taesd.taesd import TAESD
 
-    vae = TAESD(latent_channels=4).float()
+    vae = TAESD(latent_channels=channels).float()
     vae.load_state_dict(weights, strict=False)
     return vae
 
@@ -62,12 +62,13 @@ def cases() -> list[tuple[str, torch.nn.Module, Tensor]]:
     from safetensors.torch import load_file
 
     prefix = "first_stage_model."
-    weights = load_file(ROOT / "demo" / "ncs_emoji.safetensors")
-    embedded = load_vae({k.removeprefix(prefix): v.float() for k, v in weights.items() if k.startswith(prefix)})
-    found = [("embedded, held-out emoji", embedded, pictures(sorted((ROOT / "demo/heldout").glob("*.png")), 128))]
+    weights = load_file(ROOT / "demo" / "ncs_avatars.safetensors")
+    own = {k.removeprefix(prefix): v.float() for k, v in weights.items() if k.startswith(prefix)}
+    files = sorted((ROOT / "demo/heldout").glob("*.png"))
+    found = [("embedded, held-out avatars", load_vae(own, 16), pictures(files, 128))]
     taesd = ASSETS / "taesd" / "taesd_encoder.safetensors"
     if taesd.exists():
-        vae = load_vae({f"taesd_encoder.{k}": v.float() for k, v in load_file(taesd).items()})
+        vae = load_vae({f"taesd_encoder.{k}": v.float() for k, v in load_file(taesd).items()}, 4)
         photos = sorted((ASSETS / "photos" / "CBSD68").glob("*.png")) + sorted((ASSETS / "photos/CSet5").glob("*.png"))
         large = [f for f in photos if min(Image.open(f).size) >= 256]
         found.append(("TAESD, photographs", vae, pictures(large, 256)))

@@ -1,6 +1,6 @@
 """Inpainting side by side: every method on the same model, pictures, masks and seeds, in one process.
 
-    python dev.py bench inpaint --out DIR [--model emoji|emoji-flow|mnist|fashion|FILE.safetensors [--folder PNGS]]
+    python dev.py bench inpaint --out DIR [--model avatars|mnist|fashion|FILE.safetensors [--folder PNGS]]
 
 Writes inpaint.json (rows as in a table, one per method, mask, picture and seed), inpaint.md, inpaint.png (quality
 against model calls) and a contact sheet per mask. `--folder` names square RGB pictures of one size for a checkpoint
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import report
 from entry import Entry
+from judge import agreement, shared_judge
 from masks import ALL_MASKS, bench_mask
 from methods import entries
 from metrics import composite, feature_measures, mse, psnr, seam, sharpness
@@ -40,11 +41,15 @@ LAYOUT = report.Layout(
         ("diversity", 2, "diversity"),
         ("seam", 4, "seam"),
         ("seam_truth", 4, "seam of the truth"),
+        ("agreement", 3, "agreement"),
+        ("agreement_truth", 3, "agreement of the truth"),
     ),
     reading="Means over pictures and masks ± standard deviation over seeds; sharpness is a median. The energy score is "
     "proper: it is lowest for draws from the true conditional distribution. The feature distance to the one truth "
     "alone also falls with diversity. The distribution distance compares pasted pictures, which share their known "
-    "parts with the truths: below zero even for perfect draws, so only its order counts.",
+    "parts with the truths: below zero even for perfect draws, so only its order counts. Agreement: share of an "
+    "avatar's hair colour, skin, clothes' colour and background that the classifier of judge.py, which sees the hidden "
+    "part alone, finds as they are.",
     plotted=(
         ("hidden_feature_distance", "hidden feature distance to the truth"),
         ("energy_score", "energy score (proper; lower is better)"),
@@ -98,6 +103,7 @@ def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
     truth, hidden = cases.truth, cases.hidden
     pasted = np.stack([composite(t, p, h) for t, p, h in zip(truth, pictures, hidden, strict=True)])
     features = feature_measures(target.features(pasted), cases.truth_features, cases.index, cases.seeds)
+    agreed = attribute_agreement(target, cases, pasted) if target.rows else [{}] * len(pasted)
     return [
         {
             "mask": mask, "image": cases.names[image], "seed": seed, "split": cases.split,
@@ -105,10 +111,18 @@ def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
             "hidden_pixel_mse": mse(pasted[k], truth[k], hidden[k]),
             "seam": seam(pasted[k], hidden[k]), "seam_truth": seam(truth[k], hidden[k]),
             "sharpness": sharpness(pasted[k], truth[k], hidden[k]),
-            **features[k],
+            **features[k], **agreed[k],
         }
         for k, (mask, image, seed) in enumerate(cases.index)
     ]  # fmt: skip
+
+
+def attribute_agreement(target: Target, cases: Cases, pasted: np.ndarray) -> list[dict[str, float]]:
+    """Share of an avatar's attributes, read from the hidden part alone, that are as in its row; also of the truth."""
+    rows = [target.rows[cases.names[image]] for _, image, _ in cases.index]
+    made, true = (agreement(shared_judge(), rows, p, cases.hidden) for p in (pasted, cases.truth))
+    shares = np.nanmean(made, 1), np.nanmean(true, 1)
+    return [{"agreement": float(a), "agreement_truth": float(b)} for a, b in zip(*shares, strict=True)]
 
 
 Made = dict[str, tuple[Cases, np.ndarray]]
@@ -146,7 +160,7 @@ def write_sheets(out: Path, cases: Cases, made: Made, shown: int = 6) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="emoji", metavar="emoji|emoji-flow|mnist|fashion|FILE")
+    parser.add_argument("--model", default="avatars", metavar="avatars|mnist|fashion|FILE")
     parser.add_argument("--folder", type=Path, help="PNG files to inpaint with a checkpoint of your own")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
@@ -165,7 +179,7 @@ def main() -> None:
         target = open_target(opts.model, opts.folder, opts.dtype)
     except FileNotFoundError as e:
         sys.exit(str(e))
-    chosen = [e for e in entries(target.dtype) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
+    chosen = [e for e in entries(target.dtype) if e.chosen(opts.only)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
     fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)
     pairs = [(e, fewer if e.method.startswith("published") else cases) for e in chosen]

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import small_ddpm
 import torch
-from model import conditioning, encode
 from pack import sampler
-from targets import EMOJI, FLOW, CheckpointTarget
+from targets import DEMO, CheckpointTarget, conditioning
 from torch import Tensor
 
 from newton_pack.sampler import jacobian  # isort: skip
@@ -92,13 +91,14 @@ def checkpoint_views(
     """Calls `work` with each guidance; with prompts once a picture, under its own."""
     target = CheckpointTarget(file, folder)
     names, pictures = target.truths("heldout", count)
-    latents = encode(target, pictures)
+    with torch.no_grad():
+        latents = target.vae.encode(torch.from_numpy(pictures).float())
     plain = target.prompt
     for name in guidance:
         prompted, target.cfg = GUIDANCE[name]
         for i in range(len(names)) if prompted else [None]:
             chosen = slice(None) if i is None else slice(i, i + 1)
-            target.prompt = conditioning(names[i].replace("_", " ")) if prompted else plain
+            target.prompt = conditioning([target.rows[names[i]]["prompt"]]) if prompted else plain
             inspect(target, name, names[chosen], latents[chosen], latents.roll(-1, 0)[chosen], work)
 
 
@@ -128,9 +128,7 @@ def inspect(
 
 
 def add_models(parser: argparse.ArgumentParser, models: list[str]) -> None:
-    parser.add_argument(
-        "--models", nargs="+", default=models, help="emoji, emoji-flow, mnist, fashion or checkpoint files"
-    )
+    parser.add_argument("--models", nargs="+", default=models, help="avatars, mnist, fashion or checkpoint files")
     parser.add_argument("--folder", type=Path, help="square RGB PNG files, for checkpoint files")
     parser.add_argument("--guidance", nargs="+", choices=list(GUIDANCE), help="default: all for the demo models")
 
@@ -145,7 +143,7 @@ def over_models(opts: argparse.Namespace, count: int, work: Callable[[View], Non
             for view in small_views(model, count):
                 work(view)
             continue
-        file = {"emoji": EMOJI, "emoji-flow": FLOW}.get(model)
+        file = DEMO.get(model)
         if file is None and opts.folder is None:
             sys.exit(f"--folder: name one with PNG files, the pictures on which {model} is to be looked at")
         guidance = opts.guidance or (list(GUIDANCE) if file else [NO_GUIDANCE])

@@ -1,6 +1,6 @@
 """How far the denoisers' Jacobians are from symmetric, by noise level, with and without guidance.
 
-    python dev.py bench jacobian --out DIR [--models emoji emoji-flow mnist fashion FILE.safetensors] [--images 3]
+    python dev.py bench jacobian --out DIR [--models avatars mnist fashion FILE.safetensors] [--images 3]
 
 Asymmetry is |J - J^T| / |J| in the Frobenius norm, by products with random vectors (J v by forward differences, J^T v
 by backpropagation): 0 for an ideal denoiser, sqrt 2 for two unrelated matrices. The cosine is that of the method's
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--probes", type=int, default=4)
     parser.add_argument("--noise", type=float, nargs="+", default=list(NOISE))
-    add_models(parser, ["emoji", "emoji-flow", "mnist", "fashion"])
+    add_models(parser, ["avatars", "mnist", "fashion"])
     opts = parser.parse_args()
     rows: list[dict] = []
 

@@ -2,7 +2,7 @@
 
     python dev.py bench large --out DIR [--sides 512 1024 2048] [--tiles 128 256 512]
 
-The shipped autoencoder on a photograph-like mosaic of held-out emoji. peak_bytes is the most that tensors held at any
+The shipped autoencoder on a photograph-like mosaic of held-out avatars. peak_bytes is the most that tensors held at any
 time beyond the weights, seam the mean difference to the whole picture's decoding in a band of two pixels along the
 middle of the tiles' overlaps, beside the mean everywhere. Whole pictures up to 1024 pixels only. Writes large.json and
 large.md.
@@ -46,7 +46,7 @@ def shipped_vae() -> Any:
     args.cpu = True
     import comfy.sd
 
-    return comfy.sd.load_checkpoint_guess_config(str(ROOT / "demo" / "ncs_emoji.safetensors"), output_model=False)[2]
+    return comfy.sd.load_checkpoint_guess_config(str(ROOT / "demo" / "ncs_avatars.safetensors"), output_model=False)[2]
 
 
 def measured(run: Callable[[], Tensor]) -> tuple[Tensor, int]:

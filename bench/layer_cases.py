@@ -2,15 +2,22 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pack import ROOT
 from PIL import Image
+from scipy.cluster.vq import kmeans2
+from scipy.ndimage import binary_erosion, binary_opening, distance_transform_edt
+
+sys.path.insert(0, str(ROOT / "demo"))
+from avatars import BACKGROUND
 
 PHOTOS = Path(os.environ.get("NEWTON_ASSETS", ROOT.parent / "shared" / "assets")) / "photos" / "CBSD68"
-OPAQUE = 0.25  # least mean alpha of an emoji: others show too little
+
+PATTERNS = ("stripes", "dots", "checks")
 
 
 @dataclass(frozen=True)
@@ -57,64 +64,62 @@ def small_composites(kind: str, first: np.ndarray, second: np.ndarray) -> list[C
     return cases
 
 
-def spread(items: list, count: int) -> list:
-    """`count` items at even distances, the first and the last among them; repeated where there are fewer."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int)]
+def cut_out(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Alpha (H, W) and colours of an avatar on a plain background, the corner's.
 
-
-def emoji_pairs(split: str, count: int, squares: bool) -> tuple[list[str], np.ndarray]:
-    """Words and RGBA pictures (2 count, 128, 128, 4) of evenly spaced emoji of a split that show enough.
-
-    squares: every second one is a plain coloured square.
+    What the background shows through holes and beyond the figure is exact; pixels at its edge are taken for mixtures of
+    the background and the nearest colour inside.
     """
-    sys.path.insert(0, str(ROOT / "demo"))
-    from emoji import draw_all, find_font, read_index
-
-    rows = [r for r in read_index() if r["split"] == split]
-    plain = [r for r in rows if r["words"].startswith("large ") and "square" in r["words"]]
-    font, rows = find_font(None), spread([r for r in rows if r not in plain], min(len(rows), 4 * count))
-    alpha = draw_all(rows, font)[..., 3].mean((1, 2)) / 255
-    shown = spread([r for r, a in zip(rows, alpha, strict=True) if a > OPAQUE], 2 * count)
-    if squares:
-        shown[1::2] = spread(plain, count)
-    return [r["words"] for r in shown], draw_all(shown, font).astype(np.float64) / 255
+    ground = picture[0, 0]
+    figure = binary_opening(abs(picture - ground).max(-1) > 2 / 255, np.ones((2, 2)))
+    inside = binary_erosion(figure, np.ones((3, 3)), border_value=1)
+    nearest = distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    colours = picture[tuple(nearest)]
+    full = np.square(colours - ground).sum(-1)
+    mixed = np.clip(((picture - ground) * (colours - ground)).sum(-1) / np.maximum(full, 1e-6), 0, 1)
+    alpha = np.where(inside, 1.0, np.where(figure, mixed, 0.0))
+    return alpha, np.where(inside[..., None], picture, colours)
 
 
-def over(rgba: np.ndarray, ground: np.ndarray | float) -> np.ndarray:
-    return rgba[..., :3] * rgba[..., 3:] + ground * (1 - rgba[..., 3:])
+def pattern(name: str, size: int, colours: tuple[str, str]) -> np.ndarray:
+    """The data set's backgrounds, (H, W, 3)."""
+    y, x = np.mgrid[:size, :size] + 0.5
+    marked = {
+        "stripes": (x + y) % 32 < 16,
+        "dots": (x % 16 - 8) ** 2 + (y % 16 - 8) ** 2 < 16,
+        "checks": (x // 16 + y // 16) % 2 < 1,
+    }[name]
+    ground, mark = (np.array([int(c[i : i + 2], 16) for i in (0, 2, 4)]) / 255 for c in colours)
+    return np.where(marked[..., None], mark, ground)
 
 
-def shrunk(rgba: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
-    """An emoji of `side` pixels somewhere in an empty picture of its old size."""
-    size = rgba.shape[0]
-    small = Image.fromarray((255 * rgba).round().astype(np.uint8)).resize((side, side), Image.Resampling.LANCZOS)
-    out = np.zeros_like(rgba)
-    y, x = rng.integers(0, size - side + 1, 2)
-    out[y : y + side, x : x + side] = np.asarray(small) / 255
-    return out
+def figure_words(row: dict[str, str]) -> str:
+    """An avatar's prompt without its background, which comes last."""
+    return " ".join(row["prompt"].split()[:-1])
 
 
-def emoji_composites(kind: str, split: str, count: int) -> list[Composite]:
-    """Emoji with another one, as `kind` says.
+def avatar_composites(kind: str, rows: list[dict[str, str]], pictures: np.ndarray, count: int) -> list[Composite]:
+    """`count` composites of avatars (N, H, W, 3), in their order.
 
-    half, disc: two on white beside each other. square, over: a small one over a coloured square, over another one.
-    photo: over a photograph, whose prompt is empty.
+    pattern, photo: an avatar, cut out of its plain background, over one of the data set's patterned backgrounds or over
+    a photograph, whose prompt is empty. half, disc: two avatars, divided by a line or a disc.
     """
-    words, drawn = emoji_pairs(split, count, kind == "square")
+    if kind in ("half", "disc"):
+        pairs = [(2 * i, 2 * i + 1) for i in range(count)]
+        masks = [{"half": half, "disc": disc}[kind](pictures.shape[1], np.random.default_rng(i)) for i in range(count)]
+        return [
+            Composite(f"{kind}_{i:02}", pictures[a], pictures[b], mask, (rows[a]["prompt"], rows[b]["prompt"]))
+            for i, ((a, b), mask) in enumerate(zip(pairs, masks, strict=True))
+        ]
     cases = []
-    for i in range(count):
-        rng, a, b = np.random.default_rng(i), drawn[2 * i], drawn[2 * i + 1]
-        names, ground = (words[2 * i], words[2 * i + 1]), over(b, 1.0)
-        if kind in ("half", "disc"):
-            mask = {"half": half, "disc": disc}[kind](128, rng)
-        else:
-            a = shrunk(a, 80, rng) if kind in ("square", "over") else a
-            mask = a[..., 3]
+    for i, k in enumerate([k for k, row in enumerate(rows) if not row["pattern"]][:count]):
+        alpha, colours = cut_out(pictures[k])
+        style, paper = PATTERNS[i % 3], list(BACKGROUND)[i % len(BACKGROUND)]
         if kind == "photo":
-            names, ground = (words[2 * i], ""), photograph(i)
-        # Without alpha there is no colour: white, as in the pictures that the model knows.
-        first = over(a, 1.0) if kind in ("half", "disc") else np.where(a[..., 3:] > 0, a[..., :3], 1.0)
-        cases.append(Composite(f"{kind}_{names[0].replace(' ', '_')[:24]}", first, ground, mask, names))
+            ground, words = photograph(i), ""
+        else:
+            ground, words = pattern(style, len(alpha), BACKGROUND[paper]), paper + style
+        cases.append(Composite(f"{kind}_{i:02}", colours, ground, alpha, (figure_words(rows[k]), words)))
     return cases
 
 
@@ -128,35 +133,36 @@ def photograph(i: int) -> np.ndarray:
     return np.asarray(picture.crop((left, top, left + 256, top + 256)).resize((128, 128))) / 255
 
 
-def baselines() -> dict:
-    """Classical segmentations of a picture (H, W, C) into a mask, of unknown polarity."""
+Segmentation = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the box around a mask, at least a pixel inside the frame."""
+    (top, bottom), (left, right) = (np.flatnonzero((mask > 0.5).any(axis))[[0, -1]] for axis in (1, 0))
+    left, top, size = max(1, left), max(1, top), len(mask)
+    return int(left), int(top), int(min(right, size - 2) - left + 1), int(min(bottom, size - 2) - top + 1)
+
+
+def kmeans(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The better of both ways to call two clusters of colours 1."""
+    points = np.broadcast_to(image, (*image.shape[:2], 3)).reshape(-1, 3).astype(np.float64)
+    labels = kmeans2(points, 2, minit="++", seed=0)[1].reshape(image.shape[:2]).astype(np.float64)
+    return max((labels, 1 - labels), key=lambda m: ((m > 0.5) == (truth > 0.5)).mean())
+
+
+def baselines() -> dict[str, Segmentation]:
+    """Other ways from a picture (H, W, C) and what each is told of the true mask to a mask."""
     try:
         import cv2
     except ImportError:
-        print("skipped: otsu, kmeans and grabcut (opencv-python-headless is not installed)")
-        return {}
+        print("skipped: grabcut (opencv-python-headless is not installed)")
+        return {"kmeans": kmeans}
 
-    def bytes_of(image: np.ndarray) -> np.ndarray:
-        return (255 * np.broadcast_to(image, (*image.shape[:2], 3))).round().astype(np.uint8).copy()
-
-    def otsu(image: np.ndarray) -> np.ndarray:
-        grey = cv2.cvtColor(bytes_of(image), cv2.COLOR_RGB2GRAY)
-        return cv2.threshold(grey, 0, 1, cv2.THRESH_OTSU)[1].astype(np.float64)
-
-    def kmeans(image: np.ndarray) -> np.ndarray:
+    def grabcut(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
         cv2.setRNGSeed(0)
-        points = bytes_of(image).reshape(-1, 3).astype(np.float32)
-        stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 50, 0.1)
-        labels = cv2.kmeans(points, 2, None, stop, 5, cv2.KMEANS_PP_CENTERS)[1]
-        return labels.reshape(image.shape[:2]).astype(np.float64)
-
-    def grabcut(image: np.ndarray) -> np.ndarray:
-        cv2.setRNGSeed(0)
-        size, labels = image.shape[0], np.zeros(image.shape[:2], np.uint8)
-        edge = size // 10
-        box = (edge, edge, size - 2 * edge, size - 2 * edge)
-        state = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(bytes_of(image), labels, box, *state, 5, cv2.GC_INIT_WITH_RECT)
+        rgb = (255 * np.broadcast_to(image, (*image.shape[:2], 3))).round().astype(np.uint8).copy()
+        labels, state = np.zeros(image.shape[:2], np.uint8), (np.zeros((1, 65)), np.zeros((1, 65)))
+        cv2.grabCut(rgb, labels, box_of(truth), *state, 5, cv2.GC_INIT_WITH_RECT)
         return np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.float64)
 
-    return {"otsu": otsu, "kmeans": kmeans, "grabcut": grabcut}
+    return {"kmeans": kmeans, "grabcut": grabcut}

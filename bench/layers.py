@@ -1,10 +1,10 @@
 """Layer inference on composites with a known mask.
 
-    python dev.py bench layers --out DIR [--model small|emoji|FILE.safetensors]
+    python dev.py bench layers --out DIR [--model small|avatars]
 
-small: an MNIST digit beside or over a Fashion garment, each layer with its own diffusion model. emoji: two emoji, or
-one over a photograph, with one model under two prompts. Writes layers.json, layers.md, layers.png and a contact sheet
-for each kind of composite. The baselines need opencv-python-headless, the emoji the Noto Color Emoji font.
+small: an MNIST digit beside or over a Fashion garment, each layer with its own diffusion model. avatars: one over a
+patterned background or a photograph, or two beside each other, with one model under two prompts. Writes layers.json,
+layers.md, layers.png and a contact sheet for each kind of composite. GrabCut needs opencv-python-headless.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import report
 import small_ddpm
 import torch
 import torch.nn.functional as F
-from layer_cases import Composite, baselines, emoji_composites, small_composites
+from layer_cases import Composite, avatar_composites, baselines, small_composites
 from pack import sampler
-from targets import EMOJI, CheckpointTarget, add_dtype, latents_of, pictures_of
+from targets import AVATARS, CheckpointTarget, add_dtype, conditioning, latents_of, pictures_of
 from torch import Tensor
 from tqdm import tqdm
 
@@ -46,8 +46,8 @@ LAYOUT = report.Layout(
     reading="Means over composites ± standard deviation over seeds. Calls at batch 1. IoU of layer 1 at a threshold of "
     "1/2. Layer errors: rms in [0, 1] against the true layer where the mask shows it and where it does not (only one "
     "of many plausible fillings). Recomposition: largest deviation of 8-bit layers from the image. swapped: the two "
-    "prompts exchanged, scored with the layers exchanged back: equal to ours if the prompts decide. otsu, kmeans and "
-    "grabcut (a box 10 % inside the frame) know no layer 1: the better of mask and inverse is scored, with the truth.",
+    "prompts exchanged, scored with the layers exchanged back: equal to ours if the prompts decide. kmeans: "
+    "two clusters of colours, of which the truth says which is layer 1. grabcut is given the true mask's box.",
     plotted=(("mask_iou_telling", "IoU where the layers differ"), ("right", "pixels right where the layers differ")),
     baselines=("kmeans",),
     compared=("mask_mae", "mask_iou_telling", "right"),
@@ -69,17 +69,13 @@ def run_small(cases: list[Composite], seed: int, settings: sampler.LayerSettings
 
 
 class Checkpoint:
-    """The node's own path, prompts from the emoji's words."""
+    """The node's own path, prompts from the avatars' words."""
 
-    def __init__(self, file: Path, cfg: float, dtype: str | None):
-        self.target, self.cfg = CheckpointTarget(file, dtype=dtype), cfg
+    def __init__(self, cfg: float, dtype: str | None):
+        self.target, self.cfg = CheckpointTarget(AVATARS, dtype=dtype), cfg
         from newton_pack.nodes import layers
-        from newton_pack.nodes.word_vectors import embed_words
 
-        self.node, self.embed = layers, embed_words
-
-    def prompt(self, texts: list[str]) -> list:
-        return [[torch.stack([self.embed(t) for t in texts]), {"pooled_output": torch.zeros(len(texts), 768)}]]
+        self.node = layers
 
     @torch.no_grad()
     def __call__(self, cases: list[Composite], seed: int, settings: sampler.LayerSettings, swap: bool, steps: int):
@@ -88,7 +84,7 @@ class Checkpoint:
         latent = self.target.vae.encode(image)
         prior = torch.full((len(cases), 1, *latent.shape[2:]), 0.5)
         masks, layers = self.node.split(
-            self.target.model, latent, [self.prompt(t) for t in texts], self.prompt([""]), self.cfg, seed, 6, steps,
+            self.target.model, latent, [conditioning(t) for t in texts], conditioning([""]), self.cfg, seed, 6, steps,
             settings, prior,
         )  # fmt: skip
         m = torch.nn.functional.interpolate(masks[-1], size=image.shape[1:3], mode="bilinear")[:, 0]
@@ -183,11 +179,10 @@ def run_all(run: Callable[..., Layers], groups: dict[str, list[Composite]], opts
                     bar.update()
             for name, segment in baselines().items():
                 for case in cases:
-                    found = segment(case.image)
-                    best = max((found, 1 - found), key=lambda m: mask_scores(case, m)["right"])
+                    found = segment(case.image, case.mask)
                     line = head | {"mask": kind, "image": case.name, "seed": 0, "calls": 0, "method": name}
                     blank = {k: float("nan") for k in ("visible_rms", "hidden_rms", "recomposition_max")}
-                    rows.append(line | mask_scores(case, best) | blank)
+                    rows.append(line | mask_scores(case, found) | blank)
     return rows, shown
 
 
@@ -205,13 +200,13 @@ def write_sheets(out: Path, groups: dict[str, list[Composite]], shown: dict) -> 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="emoji", metavar="small|emoji|FILE")
+    parser.add_argument("--model", default="avatars", choices=("small", "avatars"))
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
-    parser.add_argument("--kinds", nargs="+", help="half, disc; small: ink; emoji: square, over, photo")
+    parser.add_argument("--kinds", nargs="+", help="half, disc; small: ink; avatars: pattern, photo")
     parser.add_argument("--only", nargs="+", metavar="METHOD", choices=[*VARIANTS, "swapped"])
     add_dtype(parser)
     return parser.parse_args()
@@ -220,18 +215,21 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     opts = parse()
     small = opts.model == "small"
-    kinds = opts.kinds or (["half", "disc", "ink"] if small else ["square", "half", "over", "photo"])
+    kinds = opts.kinds or (["half", "disc", "ink"] if small else ["pattern", "photo", "half"])
     try:
         if small:
             seed = {"train": 1, "heldout": 2}[opts.split]
             drawn = [pictures_of(small_ddpm.draw_pictures(n, opts.images, seed)) for n in ("mnist", "fashion")]
             run, groups = run_small, {k: small_composites(k, *drawn) for k in kinds}
         else:
-            run = Checkpoint(EMOJI if opts.model == "emoji" else Path(opts.model), opts.cfg, opts.dtype)
-            groups = {k: emoji_composites(k, opts.split, opts.images) for k in kinds}
+            run = Checkpoint(opts.cfg, opts.dtype)
+            names, pictures = run.target.truths(opts.split, 4 * opts.images)
+            groups = {
+                k: avatar_composites(k, [run.target.rows[n] for n in names], pictures, opts.images) for k in kinds
+            }
     except FileNotFoundError as e:
         sys.exit(str(e))
-    head = {"task": "layers", "model": Path(opts.model).stem, "preset": "", "split": opts.split}
+    head = {"task": "layers", "model": opts.model, "preset": "", "split": opts.split}
     rows, shown = run_all(run, groups, opts, head)
     report.write(opts.out, LAYOUT, report.heading("layers", opts, {}), rows)
     write_sheets(opts.out, groups, shown)

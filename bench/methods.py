@@ -44,6 +44,21 @@ def ours(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings) -> Tensor:
 
 
 @torch.no_grad()
+def newton_set(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings, order: int = 1) -> Tensor:
+    """The sampler of the pack, and after each level's Newton steps the known values of x0 are y."""
+    chain, scales, before = Chain(denoise, x, seed), [denoise.scales(sigma) for sigma in sigmas], [None]
+
+    def to_next(i: int, x: Tensor, x0: Tensor) -> Tensor:
+        x0 = torch.lerp(x0, y, mask)
+        ahead = step.x0_midpoint(x0, scales[i], scales[i + 1], before[0]) if order == 2 else x0
+        before[0] = x0, scales[i]
+        return chain.step(x, ahead, sigmas[i], sigmas[i + 1])
+
+    constraint = sampler.LatentMask(y, mask)
+    return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta, seed, to_next)
+
+
+@torch.no_grad()
 def replacement(denoise, x, sigmas, y, mask, seed, order: int = 1, released: bool = False) -> Tensor:
     """The stock way: at every call the known cells are y with noise of the level, and x0 has y there."""
     chain, before = Chain(denoise, x, seed), None
@@ -117,6 +132,23 @@ def in_dtype(settings: NewtonSettings, dtype: torch.dtype) -> NewtonSettings:
     return replace(settings, delta=settings.delta_for(dtype))
 
 
+def trials(dtype: torch.dtype) -> list[Entry]:
+    """Variants that are no preset: they run where they are named."""
+    once = in_dtype(NewtonSettings(), dtype)
+
+    def restarted(method: str, preset: str, settings: NewtonSettings, calls: float) -> Entry:
+        again = in_dtype(replace(settings, restarts=1), dtype)
+        return Entry(method, f"{preset}_restart", partial(ours, settings=again), 0, 1.5 * calls, trial=True)
+
+    return [
+        Entry("ours", "newton_set", partial(newton_set, settings=once), 0, 2, trial=True),
+        Entry("ours", "newton_set_order2", partial(newton_set, settings=once, order=2), 0, 2, trial=True),
+        restarted("ours", "fast", sampler.PRESETS["fast"], 1.2),
+        restarted("ours", "newton", NewtonSettings(), 2),
+        restarted("published", "paper", sampler.PRESETS["paper"], 11),
+    ]
+
+
 def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     """Everything that is compared; `replacement_equal_calls` gets the calls of `fast`, and so does `held`."""
 
@@ -142,5 +174,6 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("gradient", "", gradient, 0, 1, backward_per_level=1),
         Entry("ding", "", ding, 0, 2),
         Entry("repaint", "", repaint, 0, 2),
+        *trials(dtype),
         *([Entry("lanpaint", "", None, 0, 0)] if "LANPAINT_PATH" in os.environ else []),
     ]

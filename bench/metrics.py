@@ -1,5 +1,7 @@
 """Measures of an inpainted picture; images are float (H, W, C) in [0, 1], masks bool (H, W), True where hidden."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.ndimage import binary_erosion, laplace
 from scipy.spatial.distance import cdist
@@ -93,3 +95,23 @@ def paired_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     d = np.asarray(a, float) - np.asarray(b, float)
     half = t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5 if len(d) > 1 else float("nan")
     return float(d.mean()), float(half)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share."""
+    z = 1.96
+    middle, half = hits + z**2 / 2, z * (hits * (n - hits) / n + z**2 / 4) ** 0.5
+    return float((middle - half) / (n + z**2)), float((middle + half) / (n + z**2))
+
+
+def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], float], count: int = 2000) -> tuple[float, float]:
+    """The 95 % interval of a statistic of independent values, by resampling them."""
+    rng = np.random.default_rng(0)
+    drawn = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(count)]
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def set_distance(d: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    """Energy distance of the sets of these indices into the distance matrix d, as of the samples: never negative."""
+    return float(2 * d[np.ix_(a, b)].mean() - d[np.ix_(a, a)].mean() - d[np.ix_(b, b)].mean())

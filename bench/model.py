@@ -1,202 +1,209 @@
-"""The embedded checkpoint by itself: autoencoder, denoising loss, prompts, and how near held-out pictures are.
+"""The embedded checkpoint by itself, judged on the held-out avatars in the list's order.
 
-    python dev.py bench model --out DIR [--checkpoint FILE]
+    python dev.py bench model --out DIR [--images 128] [--seeds 3] [--checkpoint FILE]
 
-Writes model.json and model.md: PSNR of the autoencoder, denoising loss by noise level on held-out families beside as
-many training pictures (a gap is memorising), each held-out picture's nearest training picture, and how often a
-prompt's words are among the words of the training picture nearest to what it made; sheets of samples. Training
-pictures are drawn from the Noto Color Emoji font; where it is missing, what needs them is left out.
+The autoencoder, samples without a prompt and under held-out prompts, and half pictures completed by our default and by
+stock replacement at equal calls, read by the classifier of judge.py. Writes model.json, model.md with the bars beside
+the figures, and contact sheets. Resumable: what was made is kept in DIR/made; use a new DIR after changes.
 """
 
 import argparse
-import datetime
-import json
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import report
 import torch
-from metrics import paired_interval
-from report import draw_sheet, to_bytes
-from targets import EMOJI, CheckpointTarget, add_dtype, start_noise, training_emoji
-from torch import Tensor
+from inpaint import BATCH, Cases, run_entry
+from jacobian import write
+from judge import ATTRIBUTES, KEPT, Judge, agreement, attributes
+from methods import entries
+from metrics import bootstrap, composite, set_distance, wilson
+from scipy.spatial.distance import cdist
+from targets import AVATARS, CheckpointTarget, add_dtype, conditioning, start_noise
 from tqdm import tqdm
 
-BANDS = (0, 125, 250, 375, 500, 625, 750, 875, 1000)
-PROMPTS = (
-    "cat face", "red heart", "flag", "clock face", "moon face", "woman", "hand", "face smiling", "fruit", "car",
-    "square", "book", "animals bird", "building", "arrow", "flower",
-)  # fmt: skip
-GUIDANCE = 4.0
+USED = tuple(name for name in ATTRIBUTES if name != "hair")
+PROMPTED = ("style", "hair_colour", "skin", "glasses")
+COMPLETED = {"ours": "ours/fast", "replacement_equal_calls": "replacement_equal_calls"}
+# Of whose figures, and what is asked of them; of the distance ratio at most, of the others at least.
+BARS = {
+    "psnr_median": ("autoencoder", 30.0), "attribute_accuracy_truth": ("truth", 0.97), "complete_share": ("free", 0.95),
+    "prompt_right": ("prompted", 0.85), "half_agreement": ("ours", 0.9), "distance_ratio": ("free", 2.0),
+}  # fmt: skip
+ALL = "all of these"
+READING = (
+    "autoencoded: the true pictures through encoder and decoder. half agreement: read from the generated half alone, "
+    "and of the truth from the same half of the true picture. Intervals are 95 %: Wilson for shares of independent "
+    "samples, else by bootstrap over pictures, the seeds of a picture together. distance ratio: energy distance of "
+    "features between samples and held-out pictures over that of two halves of the held-out pictures, sets of equal "
+    "size; the interval is over random halves."
+)
 
 
-def conditioning(text: str) -> list:
-    from newton_pack.nodes.word_vectors import embed_words
-
-    return [[embed_words(text).unsqueeze(0), {"pooled_output": torch.zeros(1, 768)}]]
-
-
-def sample(target: CheckpointTarget, prompt: str, seeds: list[int], cfg: float, steps: int = 30) -> np.ndarray:
-    """Pictures (B, H, W, 3) by the stock euler_ancestral."""
+def sample(target: CheckpointTarget, texts: list[str], seeds: list[int], opts: argparse.Namespace) -> np.ndarray:
+    """Pictures (B, H, W, 3) by stock `euler`; without a prompt without guidance."""
     import comfy.sample
 
-    noise = start_noise((4, 16, 16), seeds)
-    out = comfy.sample.sample(
-        target.model, noise, steps, cfg, "euler_ancestral", "simple", conditioning(prompt), conditioning(""),
-        torch.zeros_like(noise), disable_pbar=True, seed=seeds[0],
-    )  # fmt: skip
-    return decode(target, out)
+    made = []
+    for first in tqdm(range(0, len(seeds), BATCH), desc="sampling", unit="batch"):
+        part = slice(first, first + BATCH)
+        noise = start_noise((target.vae.latent_channels, 16, 16), seeds[part])
+        out = comfy.sample.sample(
+            target.model, noise, opts.levels, opts.cfg if any(texts) else 1.0, "euler", "simple",
+            conditioning(texts[part]), conditioning([""]), torch.zeros_like(noise), disable_pbar=True, seed=0,
+        )  # fmt: skip
+        made.append(target.decode(out))
+    return np.concatenate(made)
 
 
-@torch.no_grad()
-def decode(target: CheckpointTarget, latents: Tensor) -> np.ndarray:
-    return target.vae.decode(latents).clamp(0, 1).cpu().numpy()
+def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What was made earlier, or now; as 8-bit pictures."""
+    if not file.exists():
+        np.save(file, (255 * make()).round().astype(np.uint8))
+    return np.load(file).astype(np.float32) / 255
 
 
-@torch.no_grad()
-def encode(target: CheckpointTarget, pictures: np.ndarray) -> Tensor:
-    return target.vae.encode(torch.from_numpy(pictures).float())
+class Bench:
+    """The model and the held-out pictures, and the rows that are found."""
 
+    def __init__(self, opts: argparse.Namespace):
+        self.opts, self.target, self.judge = opts, CheckpointTarget(opts.checkpoint, dtype=opts.dtype), Judge()
+        self.cases = Cases(self.target, "heldout", opts.images, opts.seeds, ["half"])
+        self.held = self.cases.pictures
+        self.told = [attributes(self.target.rows[name]) for name in self.cases.names]
+        self.prompts = [self.target.rows[name]["prompt"] for name in self.cases.names]
+        self.made, self.rows = opts.out / "made", []
+        self.made.mkdir(parents=True, exist_ok=True)
 
-def vae_psnr(target: CheckpointTarget, pictures: np.ndarray) -> np.ndarray:
-    """dB, per picture."""
-    error = decode(target, encode(target, pictures)) - pictures
-    return -10 * np.log10(np.square(error).mean((1, 2, 3)))
+    def add(self, measure: str, method: str, attribute: str, value: float, interval: tuple[float, float]) -> None:
+        low, high = interval
+        row = {"task": "model", "model": self.target.name, "measure": measure, "method": method}
+        row |= {"attribute": attribute, "value": float(value), "interval": (high - low) / 2, "low": low, "high": high}
+        self.rows.append(row)
 
+    def add_shares(self, measure: str, method: str, hits: dict[str, np.ndarray], joint: bool = True) -> None:
+        """Of each attribute's hits (pictures, seeds), NaN where there is no such attribute, and of all together."""
+        if joint:
+            hits = hits | {ALL: np.nanmin(np.stack(list(hits.values())), 0)}
+        for name, hit in hits.items():
+            found = hit[~np.isnan(hit).any(1)].mean(1)
+            self.add(measure, method, name, found.mean(), bootstrap(found, np.mean))
 
-@torch.no_grad()
-def losses(target: CheckpointTarget, pictures: np.ndarray, words: list[str], repeats: int) -> np.ndarray:
-    """Squared error of the predicted noise, (B, bands), prompted with the picture's own words."""
-    import comfy.model_management
+    def right(self, pictures: np.ndarray, names: tuple[str, ...], seeds: int) -> dict[str, np.ndarray]:
+        """Hits (pictures, seeds) of each attribute against the index; pictures run slower than seeds."""
+        read, told = self.judge.read(pictures), [t for t in self.told for _ in range(seeds)]
+        hits = {name: [r[name] == t[name] for r, t in zip(read, told, strict=True)] for name in names}
+        return {name: np.array(hit, float).reshape(-1, seeds) for name, hit in hits.items()}
 
-    comfy.model_management.load_models_gpu([target.model])
-    base = target.model.model
-    z = base.process_latent_in(encode(target, pictures))
-    context = torch.cat([conditioning(w)[0][0] for w in words])
-    out = np.zeros((len(z), len(BANDS) - 1))
-    generator = torch.Generator().manual_seed(0)
-    for b, (low, high) in enumerate(pairwise(BANDS)):
-        for _ in range(repeats):
-            t = torch.randint(low, high, (len(z),), generator=generator)
-            sigma = base.model_sampling.sigma(t)
-            noise = torch.randn(z.shape, generator=generator)
-            x = z + sigma.view(-1, 1, 1, 1) * noise
-            x0 = torch.cat([
-                base.apply_model(x[i : i + 32], sigma[i : i + 32], c_crossattn=context[i : i + 32])
-                for i in range(0, len(z), 32)
-            ])  # fmt: skip
-            predicted = (x - x0) / sigma.view(-1, 1, 1, 1)
-            out[:, b] += (predicted - noise).square().mean((1, 2, 3)).numpy() / repeats
-    return out
+    @torch.no_grad()
+    def autoencoder(self) -> None:
+        latents = self.target.vae.encode(torch.from_numpy(self.held).float())
+        decoded = self.target.decode(latents)
+        psnr = -10 * np.log10(np.square(decoded - self.held).mean((1, 2, 3)))
+        self.add("psnr_median", "autoencoder", "", np.median(psnr), bootstrap(psnr, np.median))
+        for method, pictures in (("truth", self.held), ("autoencoded", decoded)):
+            self.add_shares("attribute_accuracy_truth", method, self.right(pictures, USED, 1), joint=False)
+            self.add_whole(method, pictures)
 
+    def add_whole(self, method: str, pictures: np.ndarray) -> None:
+        whole = self.judge.whole(pictures)
+        self.add("complete_share", method, "", whole.mean(), wilson(int(whole.sum()), len(whole)))
 
-def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index into b and distance of the nearest vector, for each of a."""
-    d = np.sqrt((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None] + 1e-6)
-    return d.argmin(1), d.min(1)
+    def free(self) -> np.ndarray:
+        count = len(self.cases.index)
+        seeds = [50_000 + k for k in range(count)]
+        made = kept(self.made / "free.npy", lambda: sample(self.target, [""] * count, seeds, self.opts))
+        self.add_whole("free", made)
+        features, truths = self.target.features(made), self.cases.truth_features
+        every, n, rng, found = np.concatenate([truths, features]), len(truths), np.random.default_rng(0), []
+        d = cdist(every, every)
+        for _ in range(200):
+            order, drawn = rng.permutation(n), n + rng.permutation(len(features))[: n // 2]
+            halves = order[: n // 2], order[n // 2 : n // 2 * 2]
+            found.append((set_distance(d, drawn, halves[0]), set_distance(d, *halves)))
+        samples, own = np.array(found).T
+        spread = np.percentile(samples / own, (2.5, 97.5)).tolist()
+        self.add("distance_ratio", "free", "", samples.mean() / own.mean(), tuple(spread))
+        return made
 
+    def prompted(self) -> np.ndarray:
+        texts = [self.prompts[i] for _, i, _ in self.cases.index]
+        make = lambda: sample(self.target, texts, self.cases.noise_seeds, self.opts)  # noqa: E731
+        made = kept(self.made / "prompted.npy", make)
+        self.add_shares("prompt_right", "prompted", self.right(made, PROMPTED, self.opts.seeds))
+        self.add_whole("prompted", made)
+        return made
 
-def loss_table(held: np.ndarray, train: np.ndarray) -> str:
-    lines = ["| timestep | held-out | training | difference, 95 % |", "|---|---|---|---|"]
-    for b, (low, high) in enumerate(pairwise(BANDS)):
-        half = np.hypot(
-            paired_interval(held[:, b], 0 * held[:, b])[1], paired_interval(train[:, b], 0 * train[:, b])[1]
+    def halves(self) -> dict[str, np.ndarray]:
+        """Half pictures completed by each method, without a prompt."""
+        cases, filled, hits = self.cases, {}, {}
+        rows = [self.target.rows[cases.names[i]] for _, i, _ in cases.index]
+        chosen = {e.label: e for e in entries(self.target.dtype)}
+        with tqdm(total=2 * len(cases.index), unit="picture") as bar:
+            for method, label in COMPLETED.items():
+                made = run_entry(self.target, chosen[label], self.opts.levels, cases, self.made, bar)[0]
+                pasted = np.stack([composite(*c) for c in zip(cases.truth, made, cases.hidden, strict=True)])
+                filled[method] = pasted
+        for method, pictures in [("truth", cases.truth), *filled.items()]:
+            found = agreement(self.judge, rows, pictures, cases.hidden)
+            hits[method] = {name: found[:, k].reshape(-1, self.opts.seeds) for k, name in enumerate(KEPT)}
+            self.add_shares("half_agreement", method, hits[method])
+        ours, other = (np.nanmean(np.stack(list(hits[m].values())), (0, 2)) for m in COMPLETED)
+        self.add(
+            "half_agreement", "ours - replacement", "mean", (ours - other).mean(), bootstrap(ours - other, np.mean)
         )
-        gap = held[:, b].mean() - train[:, b].mean()
-        lines.append(f"| {low}–{high} | {held[:, b].mean():.4f} | {train[:, b].mean():.4f} | {gap:+.4f} ± {half:.4f} |")
+        return filled
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["| measure | of | attribute | value | 95 % | bar |", "|---|---|---|---|---|---|"]
+    for r in rows:
+        measured, (judged, bar) = r["measure"], BARS[r["measure"]]
+        digits = "{:.2f}" if measured in ("psnr_median", "distance_ratio") else "{:.1%}"
+        most = measured == "distance_ratio"
+        passed = r["value"] <= bar if most else r["value"] >= bar
+        cells = [measured.replace("_", " "), r["method"].replace("_", " "), r["attribute"].replace("_", " ")]
+        cells += [digits.format(r["value"]), f"{digits.format(r['low'])} to {digits.format(r['high'])}"]
+        cells += [
+            f"{'≤' if most else '≥'} {digits.format(bar)}: {'yes' if passed else 'no'}" if r["method"] == judged else ""
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def prompted(target: CheckpointTarget, seeds: int, words: list[str], features: np.ndarray) -> tuple[list, str, list]:
-    """Rows of the JSON, the table, and the rows of the sheet."""
-    rows, lines, sheet = [], ["| prompt | hit | among the 5 nearest | training pictures |", "|---|---|---|---|"], []
-    for k, prompt in enumerate(tqdm(PROMPTS, desc="prompts")):
-        made = sample(target, prompt, list(range(1000 * k, 1000 * k + seeds)), GUIDANCE)
-        wanted = set(prompt.split())
-        fits = np.array([wanted <= set(w.split()) for w in words])
-        f = target.features(made)
-        order = np.argsort(((f[:, None] - features[None]) ** 2).sum(-1), axis=1)
-        hit, among = fits[order[:, 0]].mean(), fits[order[:, :5]].any(1).mean()
-        rows.append({"prompt": prompt, "hit": hit, "among_5": among, "share": fits.mean()})
-        lines.append(f"| {prompt} | {hit:.0%} | {among:.0%} | {fits.mean():.1%} |")
-        captions = [words[i][:24] for i in order[:6, 0]]
-        sheet.append((f"prompt: {prompt}; below: the nearest training picture's words", [to_bytes(p) for p in made[:6]],
-                      captions))  # fmt: skip
-    mean = {k: float(np.mean([r[k] for r in rows])) for k in ("hit", "among_5", "share")}
-    lines.append(f"| **all** | {mean['hit']:.0%} | {mean['among_5']:.0%} | {mean['share']:.1%} |")
-    return rows, "\n".join(lines), sheet
-
-
-def all_words(names: list[str]) -> list[str]:
-    """The words of held-out pictures, which are named by their first four."""
-    from emoji import read_index
-
-    rows = [r for r in read_index() if r["split"] == "heldout"]
-    return [next(r["words"] for r in rows if n.startswith("_".join(r["words"].split()[:4]))) for n in names]
-
-
-def against_training(
-    target: CheckpointTarget, names: list[str], held: np.ndarray, opts: argparse.Namespace
-) -> tuple[dict, list[str], list]:
-    """What needs the training pictures: entries of the JSON, paragraphs, rows of the prompted sheet."""
-    words, train = training_emoji(None)
-    few = np.linspace(0, len(train) - 1, len(held)).round().astype(int)
-    loss = [losses(target, held, all_words(names), opts.repeats)]
-    loss += [losses(target, train[few], [words[i] for i in few], opts.repeats)]
-    own, features = target.features(held), target.features(train)
-    index, distance = nearest(own, features)
-    among = np.array([nearest(features[[i]], np.delete(features, i, 0))[1][0] for i in few])
-    rows, table, sheet = prompted(target, opts.seeds, words, features)
-    found = {
-        "loss": {"heldout": loss[0].tolist(), "train": loss[1].tolist()},
-        "nearest": {n: [words[i], float(d)] for n, i, d in zip(names, index, distance, strict=True)},
-        "prompts": rows,
-    }
-    closest = distance.argmin()
-    text = [
-        "Denoising loss by noise level, prompted with each picture's own words:\n\n" + loss_table(*loss),
-        f"Feature distance to the nearest training picture: held-out median {np.median(distance):.2f}, least "
-        f"{distance[closest]:.2f} ({names[closest]}: {words[index[closest]]}); of as many training pictures to the "
-        f"other training pictures: median {np.median(among):.2f}.",
-        f"Prompts at cfg {GUIDANCE}: share of {opts.seeds} samples whose nearest training picture has all of the "
-        "prompt's words; the last column is the rate by chance.\n\n" + table,
-    ]
-    return found, text, sheet
+def write_sheets(bench: Bench, free: np.ndarray, prompted: np.ndarray, filled: dict[str, np.ndarray]) -> None:
+    out, cases, seeds = bench.opts.out, bench.cases, bench.opts.seeds
+    some = [("", [report.to_bytes(p) for p in free[i : i + 8]], [""] * len(free[i : i + 8])) for i in range(0, 48, 8)]
+    report.draw_sheet("no prompt", [""] * 8, [row for row in some if row[1]]).save(out / "sheet_free.png")
+    rows, half_rows = [], []
+    for i in range(min(12, len(bench.held))):
+        k, truth = i * seeds, report.to_bytes(bench.held[i])
+        rows.append(
+            (bench.prompts[i], [truth, *(report.to_bytes(p) for p in prompted[k : k + seeds])], [""] * (seeds + 1))
+        )
+        given = np.where(cases.hidden[k][..., None], 0.5, bench.held[i])
+        line = [truth, report.to_bytes(given)] + [report.to_bytes(m[k]) for m in filled.values()]
+        half_rows.append((cases.names[i], line, [""] * len(line)))
+    report.draw_sheet("prompted", ["truth", *[""] * seeds], rows).save(out / "sheet_prompts.png")
+    report.draw_sheet("halves", ["truth", "given", *filled], half_rows).save(out / "sheet_halves.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, default=EMOJI)
-    parser.add_argument("--seeds", type=int, default=8, help="samples per prompt")
-    parser.add_argument("--repeats", type=int, default=8, help="noise draws per picture and noise band")
+    parser.add_argument("--checkpoint", type=Path, default=AVATARS)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--levels", type=int, default=20)
+    parser.add_argument("--cfg", type=float, default=2.5, help="of the prompted samples")
     add_dtype(parser)
     opts = parser.parse_args()
-    opts.out.mkdir(parents=True, exist_ok=True)
-    target = CheckpointTarget(opts.checkpoint, dtype=opts.dtype)
-    names, held = target.truths("heldout", 10**6)
-    psnr = vae_psnr(target, held)
-    free = [
-        ("", [to_bytes(p) for p in sample(target, "", list(range(i, i + 6)), 1.0)], [""] * 6) for i in range(0, 36, 6)
-    ]
-    draw_sheet("no prompt, cfg 1, euler_ancestral, 30 steps", [""] * 6, free).save(opts.out / "sheet_free.png")
-    found = {"vae_psnr": dict(zip(names, psnr.tolist(), strict=True))}
-    text = [
-        f"Autoencoder on {len(held)} held-out pictures: median PSNR {np.median(psnr):.2f} dB, least {psnr.min():.1f}."
-    ]
-    try:
-        more, paragraphs, sheet = against_training(target, names, held, opts)
-    except SystemExit as e:
-        text.append(f"Left out, for want of training pictures: {e}")
-    else:
-        found |= more
-        text += paragraphs
-        draw_sheet(f"prompted, cfg {GUIDANCE}", [""] * 6, sheet).save(opts.out / "sheet_prompts.png")
-    head = {"versions": {"torch": torch.__version__, **target.notes}, "command": "dev.py bench model",
-            "checkpoint": opts.checkpoint.name, "date": datetime.date.today().isoformat()}  # fmt: skip
-    (opts.out / "model.json").write_text(json.dumps(head | found, indent=1), encoding="utf-8")
-    (opts.out / "model.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    print("\n\n".join(text))
+    bench = Bench(opts)
+    bench.autoencoder()
+    write_sheets(bench, bench.free(), bench.prompted(), bench.halves())
+    body = f"{len(bench.held)} held-out pictures, {opts.seeds} seeds. {READING}\n\n{table(bench.rows)}"
+    write(opts.out, "model", report.heading("model", opts, bench.target.notes), bench.rows, body)
 
 
 if __name__ == "__main__":

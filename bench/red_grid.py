@@ -10,7 +10,7 @@ from inside import NO_GUIDANCE, View, inspect, no_grad
 from jacobian import DELTA
 from pack import sampler
 from PIL import Image, ImageDraw
-from targets import EMOJI, FLOW, CheckpointTarget
+from targets import DEMO, CheckpointTarget
 from torch import Tensor
 from tqdm import tqdm
 
@@ -80,7 +80,7 @@ def grid_rows(view: View, plain: Tensor, red: Tensor, ratio: float, seed: int) -
 
 def run_grid(file: Path, opts: argparse.Namespace, bar: tqdm) -> list[dict]:
     """All rows of a checkpoint, and its sheet: the first seed at every noise level."""
-    own = file not in (EMOJI, FLOW)  # its text encoder is loaded where there is a folder of pictures; none is read
+    own = file not in DEMO.values()  # its text encoder is loaded where there is a folder of pictures; none is read
     target, rows, lines = CheckpointTarget(file, file.parent if own else None), [], []
     pictures = [grid(opts.size, []), grid(opts.size, CROSSINGS)]
     with torch.no_grad():

@@ -6,18 +6,14 @@ import itertools
 import json
 import math
 import platform
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from contact_sheet import draw_sheet
 from metrics import paired_interval
-from pack import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-from sheet import draw_sheet
 
 __all__ = ["Layout", "draw_sheet", "heading", "to_bytes", "write"]
 

@@ -1,6 +1,6 @@
 """The spectrum of the denoisers' Jacobians, and the step length that it allows against the one that is used.
 
-    python dev.py bench spectrum --out DIR [--models emoji emoji-flow mnist fashion FILE.safetensors] [--images 2]
+    python dev.py bench spectrum --out DIR [--models avatars mnist fashion FILE.safetensors] [--images 2]
 
 No matrix is formed: SciPy's Arnoldi and Lanczos iterations (`eigs`, `svds`) ask for products J v (forward differences)
 and J^T v alone. Steps x <- x + c J e turn the error of a mask M into (I - c M J J M) e, to first order: it shrinks if
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--noise", type=float, nargs="+", default=list(NOISE))
-    add_models(parser, ["emoji", "emoji-flow", "mnist", "fashion"])
+    add_models(parser, ["avatars", "mnist", "fashion"])
     opts = parser.parse_args()
     rows: list[dict] = []
     with tqdm(unit="case") as bar:

@@ -1,9 +1,11 @@
 """Style: references give the look, prompts the content; the published loop against ours, on the embedded model.
 
-    python dev.py bench style --out DIR [--references 3 --prompts 2 --seeds 2] [--only ours/fast ...]
+    python dev.py bench style --out DIR [--references 4 --prompts 4 --seeds 2] [--only ours/fast ...]
 
-Held-out emoji serve as references and prompts, evenly spaced over the sorted names: nobody chose them. The feature
-network is EfficientNet-Lite0. Every method starts from the same noise; `plain` samples without a constraint.
+References are the first held-out avatars of each generator in the list's order, prompts the hair colour, skin and
+background of the first ones of other generators, which all can draw: what is to come is another generator's look on the
+same prompt. The classifier of judge.py says whether it did. The feature network is EfficientNet-Lite0. Every method
+starts from the same noise; `plain` samples without a constraint.
 Writes style.json (a row per picture), style.md, style.png (distance against model calls) and sheet.png.
 """
 
@@ -19,16 +21,14 @@ import report
 import torch
 from efficientnet import load_network, patch_tokens
 from entry import Entry
+from judge import attributes, shared_judge
 from metrics import energy_distance, mean_pairwise
-from pack import ROOT, sampler
-from targets import EMOJI, CheckpointTarget, add_dtype, read_pictures, start_noise
+from pack import sampler
+from targets import AVATARS, CheckpointTarget, add_dtype, conditioning, heldout_avatars, start_noise
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(ROOT / "demo"))
-from emoji import read_index
-
-NEAREST = 5
+WANTED = ("hair_colour", "skin", "background")  # of the prompt: what every generator can draw
 MEASURES = ("style_distance", "second_layer_distance", "fine_distance", "colour_distance")
 LAYOUT = report.Layout(
     name="style",
@@ -41,22 +41,24 @@ LAYOUT = report.Layout(
         ("second_layer_ratio", 2, "second layer"),
         ("fine_ratio", 2, "finer patches"),
         ("colour_ratio", 2, "colours"),
-        ("content_score", 2, "content"),
+        ("style_right", 2, "style right"),
+        ("content_score", 2, "attributes kept"),
         ("diversity", 2, "diversity"),
     ),
     reading="Means over references and prompts ± standard deviation over seeds; calls, network evaluations and "
     "backward passes are per picture. Distances to the reference are divided by those of plain sampling with the same "
     "prompt and seed. Style distance is what the methods optimise; the second layer, the same layer in finer patches "
-    "and the colours (energy distance of pixels) are optimised by none. Content: share of the prompt's category among "
-    f"the {NEAREST} nearest held-out emoji, the reference aside. Diversity: mean feature distance between seeds.",
+    "and the colours (energy distance of pixels) are optimised by none. Style right: the classifier "
+    "names the reference's generator. Attributes kept: share of the prompt's hair colour, skin and background that it "
+    "finds. Diversity: mean feature distance between seeds.",
     plotted=(
         ("style_ratio", "style distance / plain"),
         ("second_layer_ratio", "second layer / plain"),
-        ("content_score", "content"),
-        ("diversity", "diversity over seeds"),
+        ("style_right", "style right"),
+        ("content_score", "attributes kept"),
     ),
     baselines=("published/paper",),
-    compared=("style_ratio", "second_layer_ratio", "content_score", "diversity"),
+    compared=("style_ratio", "style_right", "content_score", "diversity"),
 )
 
 
@@ -74,45 +76,35 @@ def entries() -> list[Entry]:
     ]
 
 
-def heldout() -> dict[str, dict[str, str]]:
-    """The index's row of every held-out picture, by file name."""
-    rows: dict[str, dict[str, str]] = {}
-    families = {r["family"]: r for r in reversed(read_index()) if r["split"] == "heldout"}
-    for row in reversed(families.values()):
-        name = "_".join(row["words"].split()[:4])
-        rows[f"{name}_{row['codepoints']}" if name in rows else name] = row
-    return {name: row for name, row in rows.items() if picture_file(name).exists()}
-
-
-def picture_file(name: str) -> Path:
-    return ROOT / "demo" / "heldout" / f"{name}.png"
-
-
-def evenly(names: list[str], count: int, offset: float) -> list[str]:
-    """`count` names at the same distance from each other, the first one `offset` of that distance in."""
-    return [names[int((i + offset) * len(names) / count)] for i in range(count)]
+def words_of(row: dict[str, str]) -> str:
+    """The prompt of an avatar without the words that tell its style."""
+    return f"{row['hair_colour']}hair {row['skin']}skin {row['background']}{row['pattern']}"
 
 
 class Bench:
     """The model, the feature network, and the pictures that are compared with."""
 
     def __init__(self, opts: argparse.Namespace):
-        self.opts, self.target, self.network = opts, CheckpointTarget(EMOJI, dtype=opts.dtype), load_network()
-        from newton_pack.nodes import style, words
+        self.opts, self.target, self.network = opts, CheckpointTarget(AVATARS, dtype=opts.dtype), load_network()
+        from newton_pack.nodes import style
 
-        self.style, self.words, self.rows = style, words, heldout()
-        names = sorted(self.rows)
-        self.references, self.prompts = evenly(names, opts.references, 0.25), evenly(names, opts.prompts, 0.75)
-        self.pictures = dict(zip(names, read_pictures([picture_file(n) for n in names]), strict=True))
-        self.gallery = [n for n in names if n not in self.references]
-        self.gallery_features = self.target.features(np.stack([self.pictures[n] for n in self.gallery]))
+        self.style, self.backward = style, 0
+        names, rows, pictures = heldout_avatars(128)
+        self.rows, self.pictures = dict(zip(names, rows, strict=True)), dict(zip(names, pictures, strict=True))
+        firsts: dict[str, list[str]] = {}
+        for name in names:
+            firsts.setdefault(self.rows[name]["style"], []).append(name)
+        self.references = [name for group in zip(*firsts.values(), strict=False) for name in group][: opts.references]
+        self.names = [name for name in names if name not in self.references]
+
+    def prompts(self, reference: str) -> list[str]:
+        """The first pictures of other generators."""
+        style = self.rows[reference]["style"]
+        return [name for name in self.names if self.rows[name]["style"] != style][: self.opts.prompts]
 
     def features(self, pictures: Tensor) -> Tensor:
         self.backward += torch.is_grad_enabled()
         return patch_tokens(self.network, self.opts.block, pictures)
-
-    def condition(self, text: str) -> Any:
-        return self.words.WordConditioning.execute(text).result[0]
 
     def generate(self, entry: Entry, reference: str, prompt: str) -> tuple[np.ndarray, dict[str, int]]:
         """Pictures (seeds, H, W, 3) of one reference and prompt, and what one picture cost."""
@@ -125,12 +117,12 @@ class Bench:
             self.opts.normalisation, entry.direction,
         )  # fmt: skip
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", self.opts.levels)
-        noise = start_noise((4, 16, 16), [1000 + s for s in range(self.opts.seeds)])
+        noise = start_noise((self.target.vae.latent_channels, 16, 16), [1000 + s for s in range(self.opts.seeds)])
         with torch.inference_mode():
             out = comfy.sample.sample_custom(
                 model, noise, entry.cfg or self.opts.cfg,
                 adapter.make_sampler(spec or None, entry.settings, on_report=reports.append), sigmas,
-                self.condition(self.rows[prompt]["words"]), self.condition(""), torch.zeros_like(noise),
+                conditioning([words_of(self.rows[prompt])]), conditioning([""]), torch.zeros_like(noise),
                 disable_pbar=True, seed=1,
             )  # fmt: skip
             pictures = self.target.vae.decode(out).clamp(0, 1).cpu().numpy()
@@ -146,16 +138,16 @@ class Bench:
 
     def measure(self, pictures: np.ndarray, reference: str, prompt: str) -> list[dict[str, float]]:
         """One row of measures per seed."""
-        opts, given, category = self.opts, self.pictures[reference], self.rows[prompt]["category"]
-        features = self.target.features(pictures)
-        near = np.linalg.norm(features[:, None] - self.gallery_features, axis=-1).argsort(1)[:, :NEAREST]
+        opts, given, told = self.opts, self.pictures[reference], attributes(self.rows[prompt])
+        read = shared_judge().read(pictures)
         measures = {
             "style_distance": self.distances(pictures, reference, opts.block),
             "second_layer_distance": self.distances(pictures, reference, opts.second_block),
             "fine_distance": self.distances(pictures, reference, opts.block, side=32),
             "colour_distance": [colour_distance(p, given) for p in pictures],
-            "content_score": [np.mean([self.rows[self.gallery[i]]["category"] == category for i in n]) for n in near],
-            "diversity": [mean_pairwise(features)] * len(pictures),
+            "style_right": [r["style"] == self.rows[reference]["style"] for r in read],
+            "content_score": [np.mean([r[name] == told[name] for name in WANTED]) for r in read],
+            "diversity": [mean_pairwise(self.target.features(pictures))] * len(pictures),
         }
         return [{k: float(v[i]) for k, v in measures.items()} for i in range(len(pictures))]
 
@@ -172,7 +164,7 @@ def colour_distance(a: np.ndarray, b: np.ndarray) -> float:
 def run_all(bench: Bench, chosen: list[Entry]) -> tuple[list[dict], dict[tuple[str, str, str], np.ndarray]]:
     """Rows of all methods, and their pictures by (method, reference, prompt); `plain` comes first."""
     rows, made, free = [], {}, {}
-    cases = [(e, r, p) for e in chosen for r in bench.references for p in bench.prompts]
+    cases = [(e, r, p) for e in chosen for r in bench.references for p in bench.prompts(r)]
     for entry, reference, prompt in tqdm(cases, unit="run"):
         if not entry.direction and prompt not in free:  # sampling without a constraint knows no reference
             free[prompt] = bench.generate(entry, reference, prompt)
@@ -194,9 +186,9 @@ def draw(bench: Bench, chosen: list[Entry], made: dict[tuple[str, str, str], np.
     """The first seed of every reference and prompt."""
     rows = []
     for reference in bench.references:
-        for prompt in bench.prompts:
+        for prompt in bench.prompts(reference):
             line = [bench.pictures[reference], *(made[e.label, reference, prompt][0] for e in chosen)]
-            name = f"{bench.rows[reference]['words']}; prompt: {bench.rows[prompt]['words']}"
+            name = f"{bench.rows[reference]['style']}; prompt: {words_of(bench.rows[prompt])}"
             rows.append((name, [report.to_bytes(p) for p in line], [""] * len(line)))
     return report.draw_sheet("style", ["reference", *(e.label for e in chosen)], rows)
 
@@ -204,8 +196,8 @@ def draw(bench: Bench, chosen: list[Entry], made: dict[tuple[str, str, str], np.
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--references", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--references", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
@@ -223,7 +215,7 @@ def main() -> None:
         bench = Bench(opts)
     except ImportError as e:
         sys.exit(f"skipped: {e}; tools/requirements-dev.txt names EfficientNet-Lite0")
-    chosen = [e for e in entries() if not opts.only or {"plain", *opts.only} & {e.label, e.method, e.preset}]
+    chosen = [e for e in entries() if e.chosen(opts.only and ["plain", *opts.only])]
     rows, made = run_all(bench, chosen)
     report.write(opts.out, LAYOUT, report.heading("style", opts, bench.target.notes), rows)
     draw(bench, chosen, made).save(opts.out / "sheet.png")

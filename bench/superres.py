@@ -1,6 +1,6 @@
 """Super-resolution side by side: every method on the same model, pictures, factors and seeds, in one process.
 
-    python dev.py bench superres --out DIR [--model emoji|FILE.safetensors [--folder PNGS]] [--photos N]
+    python dev.py bench superres --out DIR [--model avatars|FILE.safetensors [--folder PNGS]] [--photos N]
 
 Writes superres.json (a row per method, factor, picture and seed), superres.md, superres.png (quality against model
 calls) and a contact sheet per factor. Every method ends in the same closing back-projection, and all measures are
@@ -187,7 +187,7 @@ def read_photos(count: int, size: int) -> tuple[list[str], np.ndarray]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="emoji", metavar="emoji|FILE")
+    parser.add_argument("--model", default="avatars", metavar="avatars|FILE")
     parser.add_argument("--folder", type=Path, help="PNG files to enlarge with a checkpoint of your own")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=2)
@@ -208,7 +208,7 @@ def main() -> None:
         target = open_target(opts.model, opts.folder, opts.dtype)
     except FileNotFoundError as e:
         sys.exit(str(e))
-    chosen = [e for e in entries(target.dtype) if not opts.only or {e.label, e.method, e.preset} & set(opts.only)]
+    chosen = [e for e in entries(target.dtype) if e.chosen(opts.only)]
     pictures = target.truths(opts.split, opts.images)
     asked = opts.factors, opts.filter, opts.noise
     cases = Cases(target, opts.split, pictures, opts.seeds, *asked)

@@ -19,8 +19,15 @@ from pack import ROOT, sampler
 from PIL import Image
 from torch import Tensor
 
+sys.path.insert(0, str(ROOT / "demo"))
+from avatars import HELDOUT, load_pictures, read_heldout, read_index
+
+AVATARS = ROOT / "demo" / "ncs_avatars.safetensors"
 EMOJI = ROOT / "demo" / "ncs_emoji.safetensors"
 FLOW = ROOT / "demo" / "ncs_emoji_flow.safetensors"
+DEMO = {"avatars": AVATARS, "emoji": EMOJI, "emoji-flow": FLOW}
+# The pictures that demo/avatars.py and demo/avatars.mjs draw; only the first held-out ones are in the repository.
+DRAWN = Path(os.environ.get("NEWTON_AVATARS", ROOT / ".cache" / "train_avatars"))
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -34,6 +41,7 @@ class Target(Protocol):
     name: str
     notes: dict[str, str]
     dtype: torch.dtype
+    rows: dict[str, dict[str, str]]  # attributes of the truths by name, of avatars
 
     def truths(self, split: str, count: int) -> tuple[list[str], np.ndarray]: ...
 
@@ -44,6 +52,13 @@ class Target(Protocol):
         ...
 
 
+def conditioning(texts: list[str]) -> list:
+    """Words to the host's conditioning, a prompt for each picture of a batch."""
+    from newton_pack.nodes.word_vectors import embed_words
+
+    return [[torch.stack([embed_words(t) for t in texts]), {"pooled_output": torch.zeros(len(texts), 768)}]]
+
+
 def start_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
 
@@ -51,7 +66,7 @@ def start_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
 class SmallTarget:
     """MNIST or Fashion; the truths are draws from the model itself, other seeds for tuning than for reporting."""
 
-    dtype = torch.float32
+    dtype, rows = torch.float32, {}
 
     def __init__(self, name: str):
         if not small_ddpm.weights_file(name).exists():
@@ -93,7 +108,7 @@ class CheckpointTarget:
     """Any checkpoint ComfyUI loads, scheduler `simple`; pictures from a folder of PNG files.
 
     The host chooses the network's precision unless told. `prompt`, `negative` and `cfg` may be changed; they start as
-    none, none and 1.
+    none, none and 1. Without a folder the pictures are avatars, and `rows` holds their attributes by name.
     """
 
     cfg = 1.0
@@ -108,8 +123,9 @@ class CheckpointTarget:
 
         self.adapter, self.fill = comfy_adapter, fill.FILLS["extend"]
         self.name, self.folder = file.stem, folder
+        self.rows: dict[str, dict[str, str]] = {}
         self.model, clip, self.vae = comfy.sd.load_checkpoint_guess_config(
-            str(file), output_vae=True, output_clip=folder is not None and file not in (EMOJI, FLOW),
+            str(file), output_vae=True, output_clip=folder is not None and file not in DEMO.values(),
             model_options={"dtype": DTYPES[dtype]} if dtype else {},
         )[:3]  # fmt: skip
         if dtype:
@@ -118,7 +134,7 @@ class CheckpointTarget:
         if clip is not None:
             self.prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
         else:
-            self.prompt = [[torch.zeros(1, 8, 768), {"pooled_output": torch.zeros(1, 768)}]]
+            self.prompt = conditioning([""])
         self.negative = self.prompt
         self.extract, feature_name = perceptual_features()
         self.notes = {"features": feature_name, "network's precision": str(self.dtype).removeprefix("torch.")}
@@ -127,11 +143,9 @@ class CheckpointTarget:
         if self.folder is not None:
             files = sorted(self.folder.glob("*.png"))[:count]
             return [f.stem for f in files], read_pictures(files)
-        if split == "heldout":
-            files = sorted((ROOT / "demo" / "heldout").glob("*.png"))
-            files = [files[i] for i in np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)]
-            return [f.stem for f in files], read_pictures(files)
-        return training_emoji(count)
+        found = heldout_avatars(count) if split == "heldout" else training_avatars(count)
+        self.rows.update(zip(found[0], found[1], strict=True))
+        return found[0], found[2]
 
     def features(self, pictures: np.ndarray) -> np.ndarray:
         return self.extract(pictures)
@@ -189,17 +203,23 @@ def read_pictures(files: list[Path]) -> np.ndarray:
     return np.stack([np.asarray(Image.open(f).convert("RGB"), np.float32) / 255 for f in files])
 
 
-def training_emoji(count: int | None) -> tuple[list[str], np.ndarray]:
-    """All or evenly spaced pictures of the training split, drawn from the font on white."""
-    sys.path.insert(0, str(ROOT / "demo"))
-    from emoji import draw_all, find_font, read_index
+Avatars = tuple[list[str], list[dict[str, str]], np.ndarray]
 
-    rows = [r for r in read_index() if r["split"] == "train"]
-    if count is not None:
-        rows = [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
-    drawn = draw_all(rows, find_font(None)).astype(np.float32) / 255
-    alpha = drawn[..., 3:]
-    return [r["words"] for r in rows], drawn[..., :3] * alpha + 1 - alpha
+
+def heldout_avatars(count: int) -> Avatars:
+    """The first `count` held-out avatars in the list's order: names, rows of the index, pictures."""
+    rows = read_heldout()[:count]
+    return [Path(r["file"]).stem for r in rows], rows, read_pictures([HELDOUT / r["file"] for r in rows])
+
+
+def training_avatars(count: int) -> Avatars:
+    """The first `count` training avatars, for choosing; to be drawn first."""
+    if not (DRAWN / "avatars.bin").exists():
+        raise FileNotFoundError(f"skipped: {DRAWN / 'avatars.bin'} is missing (demo/avatars.py, NEWTON_AVATARS)")
+    every = read_index(DRAWN)
+    picked = [i for i, row in enumerate(every) if row["split"] == "train"][:count]
+    rows = [every[i] | {"prompt": every[i]["words"]} for i in picked]
+    return [f"train_{i:05}" for i in picked], rows, load_pictures(DRAWN)[picked].astype(np.float32) / 255
 
 
 def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
@@ -224,4 +244,4 @@ def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
 def open_target(model: str, folder: Path | None, dtype: str | None = None) -> Target:
     if model in ("mnist", "fashion"):
         return SmallTarget(model)
-    return CheckpointTarget({"emoji": EMOJI, "emoji-flow": FLOW}.get(model, Path(model)), folder, dtype)
+    return CheckpointTarget(DEMO.get(model, Path(model)), folder, dtype)

@@ -1,5 +1,6 @@
-// Draws DIR/avatars.jsonl to DIR/avatars.bin, 128 x 128 RGB pictures one after the other.
-// npm install @dicebear/core@9.4 @dicebear/collection@9.4 @resvg/resvg-js; node demo/avatars.mjs DIR
+// Draws DIR/avatars.jsonl to DIR/avatars.bin, 128 x 128 RGB pictures one after the other. With `alpha` behind DIR, draws
+// the opacity of held-out pictures alone, a byte a pixel, to DIR/alpha.bin.
+// npm install @dicebear/core@9.4 @dicebear/collection@9.4 @resvg/resvg-js; node demo/avatars.mjs DIR [alpha]
 import { createRequire } from 'node:module';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -7,6 +8,7 @@ import { pathToFileURL } from 'node:url';
 
 const SIZE = 128;
 const folder = process.argv[2];
+const alpha = process.argv[3] === 'alpha';
 const require = createRequire(pathToFileURL(path.resolve('package.json')));
 const load = (name) => import(pathToFileURL(require.resolve(name)).href);
 const { createAvatar } = await load('@dicebear/core');
@@ -40,20 +42,24 @@ function draw(a) {
   const [style, chosen] = options[a.style](a);
   const avatar = createAvatar(styles[style], { seed: String(a.number), size: SIZE, hairColor: [a.hairHex],
     skinColor: [a.skinHex], ...chosen }).toString();
+  const paper = `<rect width="${SIZE}" height="${SIZE}" fill="#${a.paper[0]}"/>${patterns[a.pattern](a.paper[1])}`;
   const picture = `<svg xmlns="http://www.w3.org/2000/svg" width="${SIZE}" height="${SIZE}">`
-    + `<rect width="${SIZE}" height="${SIZE}" fill="#${a.paper[0]}"/>${patterns[a.pattern](a.paper[1])}${avatar}</svg>`;
+    + `${alpha ? '' : paper}${avatar}</svg>`;
   const rgba = new Resvg(picture).render().pixels;
+  if (alpha) return Buffer.from(rgba.filter((_, i) => i % 4 === 3));
   const rgb = Buffer.alloc(SIZE * SIZE * 3);
   for (let i = 0; i < SIZE * SIZE; i++) rgba.copy(rgb, 3 * i, 4 * i, 4 * i + 3);
   return rgb;
 }
 
-const rows = fs.readFileSync(path.join(folder, 'avatars.jsonl'), 'utf8').trim().split('\n').map((l) => JSON.parse(l));
-const out = fs.openSync(path.join(folder, 'avatars.tmp'), 'w');
+const every = fs.readFileSync(path.join(folder, 'avatars.jsonl'), 'utf8').trim().split('\n').map((l) => JSON.parse(l));
+const rows = alpha ? every.filter((row) => row.split === 'heldout') : every;
+const name = alpha ? 'alpha' : 'avatars';
+const out = fs.openSync(path.join(folder, `${name}.tmp`), 'w');
 rows.forEach((row, i) => {
   fs.writeSync(out, draw(row));
   if (i % 500 === 0) process.stderr.write(`\rdrawing ${i} of ${rows.length}`);
 });
 fs.closeSync(out);
-fs.renameSync(path.join(folder, 'avatars.tmp'), path.join(folder, 'avatars.bin'));
+fs.renameSync(path.join(folder, `${name}.tmp`), path.join(folder, `${name}.bin`));
 process.stderr.write(`\rdrew ${rows.length} pictures\n`);

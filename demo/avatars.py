@@ -1,10 +1,13 @@
 """The avatar data set: attributes of every picture, their words, and which pictures are held out.
 
 `python demo/avatars.py --index DIR` writes DIR/avatars.jsonl, from which `demo/avatars.mjs` draws DIR/avatars.bin.
+`python demo/avatars.py --heldout DIR` then writes the first held-out pictures to demo/heldout, with their prompts and
+attributes in index.csv.
 Nothing is random but by the hash of a picture's number, so that everybody gets the same pictures.
 """
 
 import argparse
+import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -12,8 +15,14 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 SIZE = 128
+HELDOUT = Path(__file__).parent / "heldout"
+# So many held-out pictures are in the repository, the first ones.
+SHIPPED = 128
+ATTRIBUTES = ("style", "hair", "hair_colour", "skin", "clothes", "clothes_colour", "back", "beard", "mouth", "eyes",
+              "eyebrows", "glasses", "nose", "background", "pattern")  # fmt: skip
 # Pictures of each split: held out by their combination of attributes, or by a part that no training picture shows.
 COUNTS = {"train": 28000, "heldout": 320, "heldout_part": 80}
 # Of 1000 combinations of style, hair, hair colour, skin and clothes, how many are held out.
@@ -142,11 +151,44 @@ def drawing(row: dict[str, str]) -> dict[str, object]:
     return row | colours | {"paper": BACKGROUND[row["background"]]}
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--index", type=Path, required=True, help="folder for avatars.jsonl")
-    opts = parser.parse_args()
-    opts.index.mkdir(parents=True, exist_ok=True)
-    with (opts.index / "avatars.jsonl").open("w", encoding="utf-8") as file:
+def write_index(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "avatars.jsonl").open("w", encoding="utf-8") as file:
         for entry in index():
             print(json.dumps(drawing(entry)), file=file)
+
+
+def write_heldout(folder: Path) -> None:
+    """The first pictures that are held out by their combination: NNN.png, and index.csv with file, prompt, attributes.
+
+    Their opacity without the background goes to alpha/NNN.png.
+    """
+    rows, pictures = read_index(folder), load_pictures(folder)
+    opacity = np.fromfile(folder / "alpha.bin", np.uint8).reshape(-1, SIZE, SIZE)
+    held = [i for i, row in enumerate(rows) if row["split"] == "heldout"][:SHIPPED]
+    (HELDOUT / "alpha").mkdir(parents=True, exist_ok=True)
+    with (HELDOUT / "index.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["file", "prompt", *ATTRIBUTES])
+        for n, i in enumerate(held):
+            Image.fromarray(pictures[i]).save(HELDOUT / f"{n:03}.png", optimize=True)
+            Image.fromarray(opacity[n]).save(HELDOUT / "alpha" / f"{n:03}.png", optimize=True)
+            table.writerow([f"{n:03}.png", rows[i]["words"], *(rows[i].get(a, "") for a in ATTRIBUTES)])
+
+
+def read_heldout() -> list[dict[str, str]]:
+    """The rows of demo/heldout/index.csv, in order: file, prompt, and attributes, "" where a style has none."""
+    with (HELDOUT / "index.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--index", type=Path, metavar="DIR", help="write avatars.jsonl here")
+    task.add_argument("--heldout", type=Path, metavar="DIR", help="write demo/heldout from the pictures drawn here")
+    opts = parser.parse_args()
+    if opts.index:
+        write_index(opts.index)
+    else:
+        write_heldout(opts.heldout)

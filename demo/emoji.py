@@ -106,32 +106,7 @@ def write_index(source: Path) -> None:
     print(f"{len(rows)} emoji, {sum(r['split'] == 'heldout' for r in rows)} of them held out, to {INDEX}")
 
 
-def write_heldout(folder: Path, font_path: Path) -> None:
-    """The first emoji of every held-out family that the font has, on white, named by its first four words."""
-    font = ImageFont.truetype(str(font_path), 109, layout_engine=ImageFont.Layout.RAQM)
-    families = {r["family"]: r for r in reversed(read_index()) if r["split"] == "heldout"}
-    folder.mkdir(parents=True, exist_ok=True)
-    for row in reversed(families.values()):
-        picture = draw(row["codepoints"], font)
-        name = "_".join(row["words"].split()[:4])
-        if picture.getbbox() is None:
-            print(f"{name}: not in this font")
-            continue
-        white = Image.new("RGBA", picture.size, "white")
-        file = folder / f"{name}.png"
-        if file.exists():
-            file = folder / f"{name}_{row['codepoints']}.png"
-        Image.alpha_composite(white, picture).convert("RGB").save(file, optimize=True)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--index", type=Path, help="rebuild emoji.csv from this emoji.json of emoji-datasource-google")
-    task.add_argument("--heldout", type=Path, help="draw the held-out families into this (empty) folder")
-    parser.add_argument("--font", help="path of NotoColorEmoji.ttf with bitmaps")
-    opts = parser.parse_args()
-    if opts.index:
-        write_index(opts.index)
-    else:
-        write_heldout(opts.heldout, find_font(opts.font))
+    parser.add_argument("--index", type=Path, required=True, help="emoji.json of emoji-datasource-google")
+    write_index(parser.parse_args().index)

@@ -36,10 +36,10 @@ def as_float(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 255
 
 
-def emoji_vae() -> torch.nn.Module:
-    """The autoencoder of the emoji checkpoint, to start from."""
+def shipped_vae() -> torch.nn.Module:
+    """The autoencoder of the shipped checkpoint, to start from."""
     vae = make_vae(LAYOUT.channels)
-    trained, own = load_file(HERE / "ncs_emoji_flow.safetensors"), vae.state_dict()
+    trained, own = load_file(HERE / "ncs_avatars.safetensors"), vae.state_dict()
     found = {k: trained[f"first_stage_model.{k}"].float() for k in own if k.startswith("taesd_")}
     vae.load_state_dict(own | found)
     return vae
@@ -137,7 +137,7 @@ def main() -> None:
     encoded = opts.work / "latents.pt"
     torch.manual_seed(opts.seed)
     np.random.seed(opts.seed)
-    vae = Run(opts.work / "vae.pt", emoji_vae(), VAE_RATE, "cpu")
+    vae = Run(opts.work / "vae.pt", shipped_vae(), VAE_RATE, "cpu")
     if not encoded.exists():
         train_vae(vae, pictures, train, held, 3600 * opts.vae_hours)
         print(f"autoencoder: held-out median {psnr(vae.ema, pictures[held]).median():.2f} dB")

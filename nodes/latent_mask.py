@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sampler import Constraint as BoundConstraint
-from ..sampler import LatentMask, WeightedSum, frame_weights, known_weights
+from ..sampler import LatentMask, WeightedSum, frame_weights, known_weights, masked_rms
 from .checks import check_image, checked
 from .constraint_spec import LatentSpace
 from .fill import FILLS
@@ -27,10 +27,12 @@ class LatentMaskSpec:
     Attributes:
         samples: (B, C, ..., h, w), the encoded picture.
         weights: (B, 1, ..., h, w) in [0, 1], 1 = keep.
+        noise: what noise of the picture's size does to `samples`, of their shape; None: the picture is clean.
     """
 
     samples: Tensor
     weights: Tensor
+    noise: Tensor | None = None
 
     def bind(self, space: LatentSpace) -> BoundConstraint:
         if self.samples.shape[1:] != space.shape[1:]:
@@ -39,7 +41,8 @@ class LatentMaskSpec:
                 f"{describe(space.shape)}. Use the VAE that belongs to the model, and for latent_image the LATENT "
                 "output of the same constraint node. Detailers and tiles want Constrain Model without a constraint."
             )
-        y = space.process_in(space.per_latent(self.samples).to(space.device, torch.float32))
+        samples = space.per_latent(self.samples).to(space.device, torch.float32)
+        y = space.process_in(samples)
         weights = space.per_latent(self.weights).to(y)
         rms = (weights * y).square().mean().sqrt() / weights.square().mean().sqrt().clamp(min=1e-6)
         if weights.any() and not 0.05 < rms < 4:
@@ -47,7 +50,19 @@ class LatentMaskSpec:
                 "constraint: the encoded picture has rms %.2f where a latent of this model has about 1. The VAE "
                 "probably belongs to another model.", rms,
             )  # fmt: skip
-        return LatentMask(y, weights, space.weights_at) if weights.any() else WeightedSum(())
+        sigma_y = 0.0
+        if self.noise is not None:
+            noisy = space.process_in(samples + space.per_latent(self.noise).to(samples))
+            sigma_y = masked_rms(weights * (noisy - y))
+        return LatentMask(y, weights, space.weights_at, sigma_y) if weights.any() else WeightedSum(())
+
+
+def noise_in_latent(vae: Any, picture: Tensor, samples: Tensor, noise: float) -> Tensor | None:
+    """What noise of standard deviation `noise` in a picture (B, H, W, 3) does to its latent `samples`."""
+    if not noise:
+        return None
+    drawn = torch.randn(picture.shape[1:], generator=torch.Generator().manual_seed(0)).to(picture)
+    return encode(vae, picture + noise * drawn) - samples
 
 
 def weights_of(samples: Tensor, weights: Tensor) -> Tensor:
@@ -145,6 +160,17 @@ class LatentMaskConstraint(io.ComfyNode):
                     "best for strokes and other masks finer than a cell. Off: a cell counts as known only if all its "
                     "pixels are (as published); choose it with fill 'none', or hidden content shines through.",
                 ),
+                io.Float.Input(
+                    "noise",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.005,
+                    round=False,
+                    optional=True,
+                    tooltip="Standard deviation of the noise in the picture, 1 = white. What is below it is not "
+                    "followed, so that the known part comes out cleaner than it is. 0 keeps it as it is.",
+                ),
             ],
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
@@ -165,7 +191,7 @@ class LatentMaskConstraint(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, image: Tensor, mask: Tensor, vae: Any, fill: str, erode: int, partial_cells: bool
+        cls, image: Tensor, mask: Tensor, vae: Any, fill: str, erode: int, partial_cells: bool, noise: float = 0.0
     ) -> io.NodeOutput:
         check_image(image, vae.spacial_compression_encode())
         image = image[..., :3]
@@ -176,6 +202,6 @@ class LatentMaskConstraint(io.ComfyNode):
         weights = known_weights(mask, *samples.shape[-2:], erode, partial_cells)
         shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
         preview = filled * (0.25 + 0.75 * shown)
-        spec = LatentMaskSpec(samples, weights_of(samples, weights))
+        spec = LatentMaskSpec(samples, weights_of(samples, weights), noise_in_latent(vae, filled, samples, noise))
         latent = {"samples": samples, "noise_mask": 1 - spec.weights}
         return io.NodeOutput(spec, latent, preview, filled, ui=ui.PreviewImage(preview, cls=cls))

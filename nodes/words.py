@@ -22,8 +22,8 @@ class WordConditioning(io.ComfyNode):
                 io.String.Input(
                     "text",
                     default="",
-                    tooltip="Up to 8 English words of an emoji's name or category, such as 'cat face' or 'flags'. "
-                    "Their order does not matter. Empty: no prompt.",
+                    tooltip="Up to 8 words that the model was trained on, such as 'toon pinkhair darkskin'. The "
+                    "help page lists them. Their order does not matter. Empty: no prompt.",
                 )
             ],
             outputs=[io.Conditioning.Output(display_name="CONDITIONING", tooltip="For positive or negative.")],

@@ -8,7 +8,7 @@ from .newton import newton_steps
 from .noise import mixed_seed, sample_generators
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
 from .operators.colour import ChannelMix, grey
-from .operators.mask import LatentMask, frame_weights, interpolated_weights, known_weights
+from .operators.mask import LatentMask, frame_weights, interpolated_weights, known_weights, masked_rms
 from .operators.pixel_mask import PixelMask
 from .operators.resample import FILTERS, Resample
 from .pixel import (

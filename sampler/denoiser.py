@@ -87,6 +87,11 @@ def per_sample(value: Tensor, like: Tensor) -> Tensor:
     return value.reshape(-1, *(1,) * (like.ndim - 1))
 
 
+def beyond_noise(size: Tensor, noise: float | Tensor, like: Tensor) -> Tensor:
+    """The share of a residual of rms `size` (B,) that its measurement noise sigma_y leaves to correct, for `like`."""
+    return per_sample((1 - noise / size.clamp(min=1e-9)).clamp(min=0), like)
+
+
 def unit_max(t: Tensor) -> Tensor:
     """Each sample scaled to largest magnitude 1; a sample that is all zeros stays zero."""
     scale = max_abs(t)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .constraint import Update, rms
-from .denoiser import max_abs, per_sample, unit_max
+from .denoiser import beyond_noise, max_abs, per_sample, unit_max
 from .noise import noise_like
 from .operators.linear import LinearOperator
 
@@ -148,7 +148,7 @@ class PixelConstraint:
         def residual(picture: Tensor) -> Tensor:
             r = self.measurement.data_residual(picture)
             sizes.append(rms(r))
-            return r * per_sample((1 - self.noise / sizes[0].clamp(min=1e-9)).clamp(min=0), r)
+            return r * beyond_noise(sizes[0], self.noise, r)
 
         return Update(self.to_latent(x0, residual, self.measurement), sizes[0])
 
@@ -183,7 +183,7 @@ def back_project(measurement: Measurement, picture: Tensor, noise: float = 0.0, 
     r = measurement.data_residual(picture)
     for _ in range(rounds):
         before = rms(r)
-        share = per_sample((1 - noise / before.clamp(min=1e-9)).clamp(min=0), picture)
+        share = beyond_noise(before, noise, picture)
         best, left = picture, r
         for backprojection in (measurement.A_adjoint, measurement.A_dagger):
             tried = (picture + share * backprojection(r)).clamp(0, 1)

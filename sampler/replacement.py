@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .constraint import WeightedSum, by_term
-from .denoiser import Denoiser, Level, max_abs, per_sample
+from .denoiser import Denoiser, Level, Scales, max_abs, per_sample
 from .newton import LevelInfo
 from .noise import noise_like
 from .operators.mask import LatentMask, masked_rms
@@ -19,10 +19,17 @@ GAIN = 2.0
 
 
 class Known(NamedTuple):
-    """Weights W and values y of what is known, broadcastable to x0, and the violation of each mask, (T, B)."""
+    """What is known at a level, broadcastable to x0.
+
+    Attributes:
+        weights, y: W, and the values to take; where they are noisy, as far towards them as their noise allows.
+        in_y: share of the next level's noise that those values have already.
+        residual: violation of each mask, (T, B).
+    """
 
     weights: Tensor
     y: Tensor
+    in_y: Tensor
     residual: Tensor
 
 
@@ -35,6 +42,8 @@ class Replacement:
 
     Under guidance e is the error of the conditional estimate: guidance overshoots, and noise that made up for that
     would spoil the rest of x0. What is unknown stays guided.
+
+    Noisy values are followed as far as their noise fits into the next level's: DDNM+, arXiv 2212.00490, section 3.3.
 
     Several masks share what they both know by their weights. Samples within a mask's target are left alone.
 
@@ -62,7 +71,7 @@ class Replacement:
         self, denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level, info: LevelInfo
     ) -> tuple[Tensor, Tensor, LevelInfo]:
         """x with corrected noise, x0 with the known values, and what was done."""
-        self.known = known = self.known_at(x0 - denoise.guidance, cur.sigma)
+        self.known = known = self.known_at(x0 - denoise.guidance, cur, self.plan.levels[cur.i + 1])
         if known is None:
             residual = torch.cat([info.residual, self.masks.no_residual(x0)])
             return x, x0, info._replace(residual=residual)
@@ -86,6 +95,7 @@ class Replacement:
             return x_next
         weights, clean = self.known.weights.to(x_next), nxt.scales.alpha * x0
         kept = ddim_step(x, x0, cur, nxt)
+        kept = kept - (1 - (1 - self.known.in_y**2).sqrt()).to(kept) * (kept - clean)
         mixed, rho = torch.lerp(x_next, kept, weights), correlation(x_next - clean, kept - clean)
         variance = weights**2 + (1 - weights) ** 2 + 2 * weights * (1 - weights) * rho
         return mixed + (variance.rsqrt() - 1) * (mixed - clean)
@@ -94,25 +104,31 @@ class Replacement:
         """x0, which has the known values, without what guidance added to what is unknown."""
         return x0 - self.guidance
 
-    def known_at(self, x0_cond: Tensor, sigma: float) -> Known | None:
-        """What the active masks know, and their violation at the conditional estimate."""
+    def known_at(self, x0_cond: Tensor, cur: Level, nxt: Level) -> Known | None:
+        """What the active masks know, for x at `nxt`, and their violation at the conditional estimate."""
         residuals, active = [], []
         for term in self.masks.terms:
-            if not term.active(sigma):
+            if not term.active(cur.sigma):
                 residuals.append(None)
                 continue
             mask = term.constraint
             assert isinstance(mask, LatentMask)
-            w = mask.weights_now(sigma)
-            residuals.append(masked_rms(w * (mask.y - x0_cond)))
+            w, off = mask.weights_now(cur.sigma), mask.y - x0_cond
+            residuals.append(masked_rms(w * off))
+            share, in_y = (per_sample(t, off) for t in follow(mask.noise, nxt.scales, off))
             if term.target:
                 w = w * per_sample(residuals[-1] > term.target, x0_cond)
-            active.append((term.weight * w, w, mask.y))
+            active.append((term.weight * w, w, mask.y - (1 - share) * off, in_y))
         if not active:
             return None
-        total = functools.reduce(torch.add, (share for share, *_ in active))
-        y = functools.reduce(torch.add, (share * y for share, _, y in active)) / torch.where(total > 0, total, 1.0)
-        return Known(functools.reduce(torch.maximum, (w for _, w, _ in active)), y, by_term(residuals, x0_cond))
+        parts, weights, y, in_y = zip(*active, strict=True)
+        total = functools.reduce(torch.add, parts)
+
+        def mean(values: tuple[Tensor, ...]) -> Tensor:
+            return functools.reduce(torch.add, map(torch.mul, parts, values)) / torch.where(total > 0, total, 1.0)
+
+        residual = by_term(residuals, x0_cond)
+        return Known(functools.reduce(torch.maximum, weights), mean(y), mean(in_y), residual)
 
     def correct(
         self, x: Tensor, x0: Tensor, known: Known, guidance: Tensor | float, cur: Level
@@ -136,7 +152,7 @@ class Replacement:
         """
         alpha, s, _ = cur.scales
         x0 = denoise(x, cur.sigma)
-        known = self.known_at(x0 - denoise.guidance, cur.sigma)
+        known = self.known_at(x0 - denoise.guidance, cur, cur)
         assert known is not None  # the plan resamples where a mask is active
         weights = known.weights.to(x)
         corrected, x0 = self.correct(x, x0, known, denoise.guidance, cur)
@@ -144,6 +160,14 @@ class Replacement:
         fresh = (1 - weights**2).sqrt()  # noise keeps its variance where weights are soft
         drawn = alpha * x0 + weights * (corrected - alpha * x0) + fresh * s * noise
         return torch.where(max_abs(weights) > 0, drawn, x)
+
+
+def follow(noise: float | Tensor, nxt: Scales, like: Tensor) -> tuple[Tensor, Tensor]:
+    """How far to follow values with noise sigma_y, and the share of the next level's noise that is theirs then."""
+    sigma_y = torch.as_tensor(noise, dtype=like.dtype, device=like.device).reshape(-1)
+    noisier = sigma_y * nxt.alpha > nxt.s
+    ratio = sigma_y * nxt.alpha / max(nxt.s, 1e-30)
+    return torch.where(noisier, 1 / ratio.clamp(min=1), 1.0), ratio.clamp(max=1)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """The real server with the real web UI in the system's Chromium, driven by Playwright."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -23,10 +22,10 @@ needs_browser = [
 
 
 def server_class() -> type:
-    spec = importlib.util.spec_from_file_location("headless", ROOT / "tools" / "headless.py")
-    sys.modules["headless"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Host
+    sys.path.append(str(ROOT / "tools"))
+    from headless import Host
+
+    return Host
 
 
 @contextmanager

@@ -12,7 +12,7 @@ SIZE = 128
 
 
 def picture() -> tuple[Tensor, Tensor]:
-    """A held-out emoji on white (1, 128, 128, 3), and a mask (1, 128, 128) of its right half."""
+    """A held-out picture (1, 128, 128, 3), and a mask (1, 128, 128) of its right half."""
     path = sorted((ROOT / "demo" / "heldout").glob("*.png"))[0]
     image = torch.from_numpy(np.array(Image.open(path).convert("RGB")) / 255).float()[None]
     mask = torch.zeros(1, SIZE, SIZE)

@@ -1,6 +1,7 @@
 """The avatar data set: the same for everybody, and split so that nothing held out was seen."""
 
 import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -53,3 +54,15 @@ def test_the_drawing_program_is_told_colours(style):
     told = avatars.drawing(row)
     assert told["hairHex"] == avatars.HAIR[row["hair_colour"]] and len(told["paper"]) == 2
     assert ("clothesHex" in told) == ("clothes" in row)
+
+
+def test_the_help_page_lists_the_words():
+    page = (Path(__file__).parent.parent / "web" / "docs" / "WordConditioning.md").read_text(encoding="utf-8")
+    said = set(re.findall(r"`([a-z]+)`", page[page.index("## Words") : page.index("## Typical")]))
+    rows = [r for r in ROWS if avatars.split_of(r) != "heldout_part"]
+    clothes = {part.lower() for style in avatars.STYLES.values() for part in style.get("clothes", [])}
+    words = {w for r in rows for w in avatars.words_of(r)} | clothes | {*avatars.CLOTHES, *avatars.PATTERNS}
+    composed = {c + part for c in avatars.CLOTHES for part in clothes} | {
+        b + p for b in avatars.BACKGROUND for p in avatars.PATTERNS if p
+    }
+    assert words - composed - {""} <= said <= words | composed

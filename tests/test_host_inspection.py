@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import live_memory
 
-FLOW = "ncs_emoji_flow.safetensors"
+FLOW = "ncs_avatars.safetensors"
 
 
 @pytest.fixture

@@ -241,3 +241,14 @@ def test_a_constraint_does_not_fit_crops(host, graph):
     graph["constrained"]["inputs"]["constraint"] = ["constraint", 0]
     with pytest.raises(GraphError, match="Constrain Model without a constraint"):
         host.run(graph)
+
+
+def test_noise_in_the_picture_is_not_kept(host, graph):
+    """The known half stays as far from the noisy latent as its own noise at most, and is kept exactly without."""
+    graph["constraint"]["inputs"]["noise"] = 0.2
+    kept = {k: v for k, v in graph.items() if k in ("ckpt", "image", "mask", "constraint")}
+    (spec,) = host.run(kept | {"out": node("TestCapture", value=["constraint", 0])})
+    sigma_y = (spec.noise * spec.weights)[..., :8].square().mean().sqrt().item()
+    assert 0 < known_error(sampled(host, graph), encoded(host, graph)) < 1.5 * sigma_y
+    graph["constraint"]["inputs"]["noise"] = 0.0
+    assert known_error(sampled(host, graph), encoded(host, graph)) < 1e-4

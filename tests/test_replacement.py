@@ -247,7 +247,7 @@ def test_a_target_is_each_samples_and_each_terms_own():
     x = torch.cat([TRUTH, TRUTH + 1])
     level = Level(0, 0.1, PRIOR.scales(0.1))
     masks = WeightedSum((Term(MASK, target=0.5), Term(LatentMask(TRUTH + 0.2, WEIGHTS), target=0.1)))
-    known = Replacement(masks, 0.5, None, []).known_at(x, level.sigma)
+    known = Replacement(masks, 0.5, None, []).known_at(x, level, level)
     assert torch.equal(known.weights[:, 0, 0, 0] > 0, torch.tensor([True, True]))  # both miss the second's
     assert torch.allclose(known.y[:, 0, 0, 0], torch.stack([TRUTH[0, 0, 0, 0] + 0.2, TRUTH[0, 0, 0, 0] + 0.1]))
 

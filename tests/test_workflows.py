@@ -157,8 +157,7 @@ def test_the_enlarged_picture_shrinks_to_the_given_one(host):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["inpaint_demo", "inpaint_flow_demo", "inpaint_model_patch_demo", "inpaint_custom_sampler_demo", "outpaint_demo"],
+    "name", ["inpaint_demo", "inpaint_model_patch_demo", "inpaint_custom_sampler_demo", "outpaint_demo"]
 )
 def test_known_pixels_are_untouched(host, name):
     graph = read(API, name)
@@ -182,14 +181,35 @@ def test_every_node_of_the_pack_has_a_help_page(host):
         assert not missing, f"web/docs/{kind}.md says nothing about {missing}"
 
 
-@pytest.mark.parametrize("method", ["ours", "replacement"])
-def test_the_demo_runs_on_the_shipped_graph(host, monkeypatch, method):
-    """Both of what `dev.py demo` compares are graphs that the host accepts."""
+@pytest.fixture
+def tools(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import demo
 
-    shutil.copy(ROOT / "demo" / "images" / "ncs_half.png", host.base / "input")
-    graph = demo.METHODS[method](read(API, "inpaint_demo"), "ncs_half.png", demo.IMAGES[0])
+
+def test_the_prompt_of_a_demo_is_that_of_its_picture(tools):
+    import demo_pictures
+
+    avatars = demo_pictures.heldout(8)
+    for name in [name for name in NAMES if name.endswith("_demo")]:
+        graph = read(API, name).values()
+        (picture,) = (n["inputs"]["image"] for n in graph if n["class_type"] == "LoadImage")
+        numbers, _ = demo_pictures.INPUTS[picture.removeprefix("ncs_").removesuffix(".png")]
+        words = {w for number in numbers for w in avatars[number].prompt.split()}
+        said = {w for n in graph if n["class_type"] == "WordConditioning" for w in n["inputs"]["text"].split()}
+        assert said <= words and (said or name == "jacobian_demo")
+
+
+@pytest.mark.parametrize("method", ["ours", "stock", "free"])
+def test_the_demo_runs_on_the_shipped_graph(host, tools, method):
+    """What `dev.py demo` compares are graphs that the host accepts."""
+    import demo_pictures
+    import demo_tasks
+    from PIL import Image
+
+    (avatar,) = demo_pictures.heldout(1)
+    graph = demo_tasks.shipped("inpaint_demo", avatar, Image.fromarray(avatar.truth), host)
+    made = {"ours": graph, "stock": demo_tasks.stock(graph, 30), "free": demo_tasks.free_graph(avatar.prompt, 0)}
+    graph = made[method]
     valid, error, _, errors = host.loop.run_until_complete(host.execution.validate_prompt("id", graph, None))
     assert valid and not errors, (error, errors)
 

@@ -18,6 +18,7 @@ TOOLS = Path(__file__).resolve().parent
 CACHE = TOOLS.parent / ".cache"
 PINNED = "0.3.75"
 TORCH = TOOLS / "requirements-torch.txt"
+BATCH = TOOLS / "requirements-batch.txt"
 # The first that imports: the one made for this torch, else the newest one that goes with a torch of another build.
 TORCHVISION = ("0.28.0", "0.16.2")
 TORCHAUDIO = "2.11.0"
@@ -58,7 +59,7 @@ class Host:
     def wanted(self) -> str:
         """Changes with the pins, with the ComfyUI's own requirements and with the Python that makes the environment."""
         digest = hashlib.sha256(repr((sys.version_info[:2], TORCHVISION, TORCHAUDIO, SKIPPED)).encode())
-        files = sorted(TOOLS.glob("requirements-*.txt"))
+        files = sorted(set(TOOLS.glob("requirements-*.txt")) - {BATCH})
         for file in [*files, self.comfyui / "requirements.txt"] if self.own else files:
             digest.update(file.read_bytes())
         return digest.hexdigest()
@@ -148,6 +149,12 @@ def install_what_the_host_adds(host: Host) -> None:
     pip(host, "install", "--no-deps", f"torchaudio=={TORCHAUDIO}")
     if not imports(host, "torchaudio"):  # built for another torch: it works without its compiled part too
         shutil.rmtree(next(host.venv.glob("**/site-packages/torchaudio")) / "lib")
+
+
+def install_batch(host: Host) -> None:
+    """Ray, at the first start of what needs it; nothing that is there already changes."""
+    if not imports(host, "ray"):
+        pip(host, "install", "--no-deps", "--require-hashes", "-r", BATCH)
 
 
 def install_torchvision(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""A headless ComfyUI with this pack installed, and a small client for its HTTP API."""
+"""A headless ComfyUI with this pack installed, in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,33 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from client import Client, Graph, HostError, Result, ServerGone
+
+__all__ = ["PACK", "ROOT", "Graph", "Host", "HostError"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "newton-constrained-sampling"
+BASES = ROOT / ".cache" / "base"
 START_SECONDS = 300
-
-Graph = dict[str, dict]
-
-
-class HostError(Exception):
-    """The server did not start, refused a graph, or failed while running it."""
-
-
-@dataclass
-class Result:
-    """What a graph left: files as (node id, file name, content), texts as (node id, text)."""
-
-    files: list[tuple[str, str, bytes]] = field(default_factory=list)
-    texts: list[tuple[str, str]] = field(default_factory=list)
-
-    def file(self, node: str) -> bytes:
-        """The first file that a node left."""
-        return next(content for owner, _, content in self.files if owner == node)
 
 
 def comfyui_folder() -> Path:
@@ -64,11 +47,10 @@ def model_paths(comfyui: Path) -> dict[str, dict[str, str]]:
     return {"comfyui": {d.name: str(d) for d in comfyui.glob("models/*") if d.is_dir() and d.name != "configs"}}
 
 
-def make_base(comfyui: Path, extra_nodes: Path | None) -> Path:
+def make_base(comfyui: Path, extra_nodes: Path | None, parent: Path = BASES) -> Path:
     """A fresh base directory, so that runs side by side do not see each other."""
-    cache = ROOT / ".cache" / "base"
-    cache.mkdir(parents=True, exist_ok=True)
-    base = Path(tempfile.mkdtemp(dir=cache))
+    parent.mkdir(parents=True, exist_ok=True)
+    base = Path(tempfile.mkdtemp(dir=parent))
     for name in ("custom_nodes", "input", "output", "user", "models/checkpoints"):
         (base / name).mkdir(parents=True)
     link(ROOT, base / "custom_nodes" / PACK)
@@ -91,7 +73,7 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-class Host:
+class Host(Client):
     """`with Host() as host: host.run(graph)`. The base directory and its log live as long as the server."""
 
     def __init__(self, extra_nodes: Path | None = None):
@@ -138,7 +120,7 @@ class Host:
             try:
                 self.stats = self.get("/system_stats")
                 break
-            except urllib.error.URLError:
+            except ServerGone:
                 pass
             if time.monotonic() > end:
                 raise HostError(f"ComfyUI is not up after {START_SECONDS} s. Its log ends:\n{self.log_tail()}")
@@ -165,69 +147,17 @@ class Host:
     def log_tail(self, lines: int = 25) -> str:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
-    def get(self, path: str) -> dict:
-        with urllib.request.urlopen(self.url + path) as answer:
-            return json.load(answer)
-
     def run(self, graph: Graph, show_progress: bool = False) -> Result:
         """Queue a graph and wait for it."""
-        request = urllib.request.Request(
-            self.url + "/prompt", json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request) as answer:
-                accepted = json.load(answer)
-        except urllib.error.HTTPError as e:
-            raise HostError(refusal(json.load(e), graph)) from None
-        if accepted["node_errors"]:  # the server would run the rest of the graph
-            raise HostError(refusal(accepted, graph))
-        history = self._wait_for(accepted["prompt_id"], show_progress)
-        if history["status"]["status_str"] != "success":
-            raise HostError(failure(history["status"]["messages"]))
-        return self._collect(history["outputs"])
+        begin, shown = time.monotonic(), show_progress and sys.stderr.isatty()
 
-    def _wait_for(self, prompt: str, show_progress: bool) -> dict:
-        begin = time.monotonic()
-        while prompt not in (history := self.get(f"/history/{prompt}")):
+        def waiting() -> None:
             self._check_alive()
-            time.sleep(0.1)
-            if show_progress and sys.stderr.isatty():
-                # The sampler's own progress bar is the last thing in the log.
+            if shown:  # the sampler's own progress bar is the last thing in the log
                 last = re.split(r"[\r\n]+", self.log_tail(1).rstrip())[-1]
                 print(f"\r{time.monotonic() - begin:5.0f} s  {last[:90]:90}", end="", file=sys.stderr)
-        if show_progress and sys.stderr.isatty():
+
+        result = super().run(graph, waiting)
+        if shown:
             print(file=sys.stderr)
-        return history[prompt]
-
-    def _collect(self, outputs: dict[str, dict[str, list]]) -> Result:
-        result = Result()
-        for node, kinds in outputs.items():
-            for item in (item for items in kinds.values() for item in items):
-                if isinstance(item, dict) and "filename" in item:
-                    query = urllib.parse.urlencode({k: item[k] for k in ("filename", "subfolder", "type")})
-                    with urllib.request.urlopen(f"{self.url}/view?{query}") as answer:
-                        result.files.append((node, item["filename"], answer.read()))
-                elif isinstance(item, str):
-                    result.texts.append((node, item))
         return result
-
-
-def refusal(answer: dict, graph: Graph) -> str:
-    """The server's answer to a graph that it does not accept."""
-    error = answer.get("error", {"message": "some outputs are invalid", "details": ""})
-    lines = [f"ComfyUI refuses the graph: {error['message']} {error['details']}".rstrip()]
-    for node, found in (answer["node_errors"] or {}).items():
-        lines += [
-            f"  node {node} ({graph[node]['class_type']}): {e['message']}: {e['details']}" for e in found["errors"]
-        ]
-    return "\n".join(lines)
-
-
-def failure(messages: list[list]) -> str:
-    """What the server says about a run that did not succeed."""
-    for kind, m in messages:
-        if kind == "execution_error":
-            error = f"{m['exception_type']}: {m['exception_message'].strip()}"
-            where = "".join(m["traceback"][-1:]).strip()
-            return f"node {m['node_id']} ({m['node_type']}): {error}\n  {where}"
-    return "the run was interrupted"

@@ -114,7 +114,7 @@ def fields(definition: dict[str, Any], given: dict[str, Any]) -> tuple[list[Node
             sockets.append({"name": name, "type": kind, "link": None} | ({"shape": 7} if optional else {}))
             continue
         widgets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
-        values.append(given[name])
+        values.append(given.get(name, options.get("default")) if optional else given[name])
         if kind == "INT" and (options.get("control_after_generate") or name in ("seed", "noise_seed")):
             values.append("fixed")
         if options.get("image_upload"):

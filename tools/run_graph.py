@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from headless import ROOT, Graph, Host, HostError
@@ -48,18 +49,33 @@ def change(graph: Graph, setting: str) -> None:
     inputs[name] = parse_value(value)
 
 
-def take_images(graph: Graph, folders: list[Path]) -> dict[str, Path]:
-    """Find every picture that a LoadImage node names; returns new names, by which the graph then calls them."""
-    taken = {}
-    for node, n in graph.items():
-        name = n["inputs"].get("image")
-        if not n["class_type"].startswith("LoadImage") or not isinstance(name, str):
-            continue
+def loaders(graph: Graph) -> dict[str, str]:
+    """Kinds of the nodes that load a picture by its name."""
+    return {
+        i: n["class_type"]
+        for i, n in graph.items()
+        if n["class_type"].startswith("LoadImage") and isinstance(n["inputs"].get("image"), str)
+    }
+
+
+def find_images(graph: Graph, nodes: Iterable[str], folders: list[Path]) -> dict[str, Path]:
+    """The file of every picture that these nodes name."""
+    files = {}
+    for node in nodes:
+        name = graph[node]["inputs"]["image"]
         found = next((f / name for f in folders if (f / name).is_file()), None)
         if found is None:
             raise GraphError(f"node {node}: no picture {name} in {', '.join(map(str, folders))}")
-        n["inputs"]["image"] = f"{node}_{found.name}".replace(":", "_")
-        taken[n["inputs"]["image"]] = found
+        files[node] = found
+    return files
+
+
+def take_images(graph: Graph, folders: list[Path]) -> dict[str, Path]:
+    """Find every picture that a LoadImage node names; returns new names, by which the graph then calls them."""
+    taken = {}
+    for node, found in find_images(graph, loaders(graph), folders).items():
+        graph[node]["inputs"]["image"] = name = f"{node}_{found.name}".replace(":", "_")
+        taken[name] = found
     return taken
 
 
@@ -82,9 +98,9 @@ def main() -> None:
         print("running the graph ...", flush=True)
         result = host.run(graph, show_progress=True)
     opts.out.mkdir(parents=True, exist_ok=True)
-    for node, name, content in result.files:
-        (opts.out / name).write_bytes(content)
-        print(f"node {node}: {opts.out / name}")
+    for file in result.files:
+        (opts.out / file.name).write_bytes(file.content)
+        print(f"node {file.node}: {opts.out / file.name}")
     for node, text in result.texts:
         print(f"node {node}: {text}")
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..constraint import Update
+from ..denoiser import beyond_noise
 
 
 def known_weights(mask: Tensor, height: int, width: int, erode: int = 0, partial: bool = False) -> Tensor:
@@ -72,17 +73,20 @@ def masked_rms(e: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LatentMask:
-    """e = W (y - x0); the residual is its rms over known elements, in units of the latent.
+    """e = W (y - x0), up to the noise of y; the residual is its rms over known elements, in units of the latent.
 
     Attributes:
         y: known clean latent, broadcastable to x0 (B, C, ..., H, W).
         weights: W in [0, 1], broadcastable to x0; 1 = keep, 0 = generate freely.
         weights_at: from W and a noise level to the weights there; None: W at every level.
+        noise: sigma_y of y, (1,), (B,) or a number; e is asked to shrink to this rms, no further, so that noise is not
+            kept.
     """
 
     y: Tensor
     weights: Tensor
     weights_at: Callable[[Tensor, float], Tensor] | None = None
+    noise: float | Tensor = 0.0
     unit = "rms in the latent"
 
     def weights_now(self, sigma: float) -> Tensor:
@@ -93,7 +97,8 @@ class LatentMask:
 
     def update(self, x0: Tensor, sigma: float) -> Update:
         e = self.error(x0, sigma)
-        return Update(e, masked_rms(e))
+        size = masked_rms(e)
+        return Update(e * beyond_noise(size, self.noise, e), size)
 
     def residual(self, x0: Tensor, sigma: float) -> Tensor:
         return masked_rms(self.error(x0, sigma))
