@@ -122,7 +122,7 @@ class NewtonSampler(io.ComfyNode):
                 io.Sampler.Output(
                     display_name="SAMPLER",
                     tooltip="For SamplerCustom(Advanced). Here a noise mask reaches us already scaled by ComfyUI: "
-                    "cells at a hard edge are generated, and lines thinner than a cell can be lost. Use Latent Mask "
+                    "cells at a hard edge are generated, and lines thinner than a cell can be lost. Use Inpaint "
                     "Constraint for those.",
                 )
             ],

@@ -1,0 +1,178 @@
+"""What a user does in the editor: find nodes, see only widgets that act, watch, cancel and queue runs."""
+
+import json
+import time
+
+import pytest
+from browser import ROOT, load_workflow, needs_browser
+
+pytestmark = needs_browser
+LOOKED_FOR = {
+    "super resolution": "Super-Resolution Constraint", "upscale": "Super-Resolution Constraint",
+    "inpaint": "Inpaint Constraint", "outpaint": "Inpaint Constraint", "colorize": "Deblur and Colorize Constraint",
+    "deblur": "Deblur and Colorize Constraint", "layers": "Split into Layers", "ksampler": "Newton KSampler",
+    "pixel art": "Pixel Art Constraint", "style": "Style Constraint", "composite": "Composite Inside Mask",
+}  # fmt: skip
+BY_ALIAS = ("outpaint", "upscale")  # not in the name: found by hosts that know search aliases
+
+
+@pytest.fixture(scope="module")
+def aliases(server):
+    return "search_aliases" in server.get("/object_info/LatentMaskConstraint")["LatentMaskConstraint"]
+
+
+def clear(page):
+    page.keyboard.press("Escape")
+    page.evaluate("app.graph.clear()")
+
+
+@pytest.mark.parametrize("words", LOOKED_FOR)
+def test_nodes_are_found_by_what_people_look_for(page, aliases, words):
+    if words in BY_ALIAS and not aliases:
+        pytest.skip("this host knows no search aliases")
+    clear(page)
+    page.mouse.dblclick(700, 450)
+    page.wait_for_timeout(500)
+    page.keyboard.type(words)
+    page.get_by_role("option").filter(has_text=LOOKED_FOR[words]).first.wait_for(timeout=60_000)
+    page.keyboard.press("Escape")
+
+
+def add(page, kind):
+    clear(page)
+    page.evaluate("(kind) => { window.tried = LiteGraph.createNode(kind); app.graph.add(window.tried) }", kind)
+
+
+def choose(page, name, value):
+    """As a click on the widget does."""
+    page.evaluate(
+        "([name, value]) => { const w = tried.widgets.find((w) => w.name === name); w.value = value;"
+        " w.callback(value) }",
+        [name, value],
+    )
+
+
+def shown(page):
+    return page.evaluate("tried.widgets.filter((w) => tried.isWidgetVisible(w)).map((w) => w.name)")
+
+
+EVERY = ["preset", "max_calls", "residual_target", "conditional_only", "restarts"]
+CUSTOM = ["iterations", "rate_first", "rate_last", "delta", "eta", "carry"]
+VAE = ["noise", "tile"]
+LIVE = [
+    ("NewtonSettings", {}, EVERY),
+    ("NewtonSettings", {"preset": "paper"}, EVERY),
+    ("NewtonSettings", {"restarts": 1}, [*EVERY, "restart_from"]),
+    ("NewtonSettings", {"preset": "custom"}, [EVERY[0], *CUSTOM, *EVERY[1:4], "hold", "resample", "order", EVERY[4]]),
+    ("NewtonSettings", {"preset": "custom", "hold": False}, [EVERY[0], *CUSTOM, *EVERY[1:4], "hold", EVERY[4]]),
+    ("PixelOperatorConstraint", {}, ["operator", "radius", *VAE]),
+    ("PixelOperatorConstraint", {"operator": "motion blur"}, ["operator", "length", "angle", *VAE]),
+    ("PixelOperatorConstraint", {"operator": "grey"}, ["operator", *VAE]),
+    ("PixelOperatorConstraint", {"operator": "jpeg"}, ["operator", "quality", *VAE]),
+    ("PixelTargetConstraint", {"target": "posterise"}, ["target", "colours", "tile"]),
+    ("PixelTargetConstraint", {"target": "function"}, ["target", "tile"]),
+    ("NewtonCombineConstraints", {}, ["weight_a", "start_a", "end_a"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "live"), LIVE, ids=str)
+def test_only_widgets_that_act_are_shown(page, kind, values, live):
+    add(page, kind)
+    for name, value in values.items():
+        choose(page, name, value)
+    # What hosts fold away as advanced is no matter of ours.
+    assert [name for name in shown(page) if name not in ("direction", "perturbation")] == live
+    assert page.evaluate("tried.size[1] >= tried.computeSize()[1]")
+
+
+def test_a_widget_comes_back_with_its_value(page):
+    add(page, "NewtonSettings")
+    choose(page, "preset", "custom")
+    choose(page, "iterations", 7)
+    choose(page, "preset", "fast")
+    assert "iterations" not in shown(page)
+    choose(page, "preset", "custom")
+    assert "iterations" in shown(page)
+    assert page.evaluate("tried.widgets.find((w) => w.name === 'iterations').value") == 7
+
+
+def test_a_connected_constraint_shows_its_widgets(page):
+    add(page, "NewtonCombineConstraints")
+    connect = "() => { const c = LiteGraph.createNode('StyleConstraint'); app.graph.add(c); c.connect(0, tried, %d) }"
+    slot = page.evaluate("tried.inputs.findIndex((i) => i.name === 'constraint_b')")
+    page.evaluate(connect % slot)
+    assert {"weight_b", "start_b", "end_b"} <= set(shown(page))
+    page.evaluate("(slot) => tried.disconnectInput(slot)", slot)
+    assert not {"weight_b", "start_b", "end_b"} & set(shown(page))
+
+
+def test_old_graphs_load_unchanged(page):
+    """Sizes, and the values of hidden widgets, are those of the file."""
+    file = ROOT / "workflows" / "superres_demo.json"
+    load_workflow(page, file)
+    saved = {n["id"]: n for n in json.loads(file.read_text(encoding="utf-8"))["nodes"]}
+    again = {n["id"]: n for n in page.evaluate("app.graph.serialize()")["nodes"]}
+    assert saved.keys() == again.keys()
+    for number, n in saved.items():
+        assert again[number].get("widgets_values", []) == n.get("widgets_values", []), n["type"]
+        size = again[number]["size"]
+        assert [round(size[0]), round(size[1])] == n["size"], n["type"]
+
+
+def text_of(page, number):
+    """What a node says below its widgets."""
+    return page.evaluate(
+        "(id) => app.graph.getNodeById(id).widgets.filter((w) => w.name.includes('text-preview')).map((w) => w.value)"
+        ".join('')", number,
+    )  # fmt: skip
+
+
+def start(page, steps):
+    """Queue the loaded inpainting graph, short."""
+    page.evaluate(
+        "(steps) => { const n = app.graph.getNodeById(6); n.widgets.find((w) => w.name === 'steps').value = steps;"
+        " app.queuePrompt(0) }",
+        steps,
+    )
+
+
+def done(server, known):
+    """Waits for one more finished run; its id and status."""
+    while not (new := server.get("/history").keys() - known):
+        time.sleep(0.2)
+    (key,) = new
+    return key, server.get(f"/history/{key}")[key]["status"]
+
+
+def test_a_run_says_calls_and_hints(page, server):
+    load_workflow(page, ROOT / "workflows" / "inpaint_demo.json")
+    page.evaluate("app.graph.getNodeById(6).widgets.find((w) => w.name === 'cfg').value = 8")
+    start(page, 2)
+    page.wait_for_function(
+        "app.graph.getNodeById(6).widgets.some((w) => String(w.value).includes('Try a cfg of 4 or less'))"
+    )
+    assert "model calls" in text_of(page, 6)
+
+
+def test_cancel_then_queue_twice_then_change_a_widget(page, server):
+    load_workflow(page, ROOT / "workflows" / "inpaint_demo.json")
+    known = set(server.get("/history"))
+    start(page, 500)
+    page.wait_for_function("app.graph.getNodeById(6).widgets.some((w) => /\\d of 5\\d\\d model calls/.test(w.value))")
+    page.evaluate("api = app.api ?? window.comfyAPI.api.api; api.interrupt()")
+    key, status = done(server, known)
+    assert status["status_str"] == "error" and "execution_interrupted" in json.dumps(status["messages"])
+    known.add(key)
+    start(page, 2)
+    key, status = done(server, known)
+    assert status["status_str"] == "success"
+    known.add(key)
+    start(page, 2)  # nothing has changed: all of it is cached
+    key, status = done(server, known)
+    cached = next(m[1]["nodes"] for m in status["messages"] if m[0] == "execution_cached")
+    assert status["status_str"] == "success" and "6" in cached
+    known.add(key)
+    start(page, 3)
+    key, status = done(server, known)
+    cached = next(m[1]["nodes"] for m in status["messages"] if m[0] == "execution_cached")
+    assert status["status_str"] == "success" and "6" not in cached and "5" in cached
