@@ -103,7 +103,7 @@ def test_every_sampler_obeys_and_draws_well(host, graph, model, caplog, name, ki
     ours = drawn(host, graph, model, sampler_name=listed(name), latent_image=[latent, 0])
     replaced = f"{name} {adapter.REPLACED.get(name)}, so it cannot be corrected" in caplog.text
     assert replaced == (name in adapter.REPLACED)
-    if replaced:
+    if replaced and not name.startswith("uni_pc"):  # the host leaves a noise level out for these
         assert torch.equal(ours, drawn(host, graph, model, sampler_name="euler_ancestral"))
     graph["sample"]["inputs"] |= {"model": ["model", 0], "sampler_name": name}
     stock = drawn(host, graph, model)
@@ -163,7 +163,7 @@ def test_what_a_sampler_hands_to_the_model_first_at_a_level_is_its_own_state(hos
     import comfy.samplers
 
     adapter = host.module("nodes.comfy_adapter")
-    sampler, sigmas = comfy.samplers.sampler_object(listed(name)), torch.tensor([8.0, 5.0, 3.0, 2.0, 1.0, 0.5, 0.0])
+    sampler, sigmas = comfy.samplers.sampler_object(listed(name)), torch.tensor([8.0, 5.0, 3.3, 2.1, 0.9, 0.5, 0.0])
     calls = 1 + (adapter.SINGLE_STEP | adapter.WHOLE_RUN).get(name, 0)
 
     def seen(move_at=None):
@@ -182,7 +182,7 @@ def test_what_a_sampler_hands_to_the_model_first_at_a_level_is_its_own_state(hos
         assert own and len(plain) == 5 * calls + 1
         shift = moved[after] - plain[after]
         assert torch.allclose(shift, shift.mean().expand_as(shift), atol=1e-5)
-    if name.startswith(("uni_pc", "sa_solver")):
+    if name.startswith("sa_solver"):
         assert not own
 
 
