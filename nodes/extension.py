@@ -16,6 +16,7 @@ from .pixel_target import PixelTargetConstraint
 from .report import ConstraintReport
 from .settings import NewtonSettingsNode
 from .style import StyleConstraintNode
+from .windows import WindowConditioning
 from .words import WordConditioning
 
 NODES = [
@@ -36,6 +37,7 @@ NODES = [
     JacobianProbe,
     DirectionCompare,
     WordConditioning,
+    WindowConditioning,
 ]
 
 

@@ -25,8 +25,10 @@ class Workers:
     """
 
     def __init__(self, count: int | None, cores: int, gpus: float | None, address: str | None):
-        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        os.environ.setdefault("RAY_worker_niceness", "0")  # they are the work, not its background
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} | {
+            "RAY_worker_niceness": "0",  # they are the work, not its background
+            "RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_ms": "180000",  # on a busy machine
+        }  # fmt: skip
         import ray
         from ray.util.placement_group import placement_group
 
@@ -36,8 +38,9 @@ class Workers:
                 address or "local", include_dashboard=None if address else False, log_to_driver=False,
                 logging_level="ERROR", runtime_env={"env_vars": variables | {"OMP_NUM_THREADS": str(cores)}},
             )  # fmt: skip
-        except (ConnectionError, OSError, ValueError, RuntimeError) as e:
-            raise HostError(f"--address {address}: no Ray cluster answers: {str(e).splitlines()[0]}") from None
+        except Exception as e:  # Ray raises that very class too
+            what = f"--address {address}: no Ray cluster answers" if address else "Ray does not start here"
+            raise HostError(f"{what}: {(str(e) or repr(e)).splitlines()[0]}") from None
         self.ray, there = ray, ray.cluster_resources()
         has_cores, has_gpus = int(there.get("CPU", 0)), there.get("GPU", 0)
         gpus = gpus if gpus is not None else float(has_gpus > 0)
