@@ -36,7 +36,7 @@ class Workers:
         try:
             ray.init(
                 address or "local", include_dashboard=None if address else False, log_to_driver=False,
-                logging_level="ERROR", runtime_env={"env_vars": variables | {"OMP_NUM_THREADS": str(cores)}},
+                logging_level="CRITICAL", runtime_env={"env_vars": variables | {"OMP_NUM_THREADS": str(cores)}},
             )  # fmt: skip
         except Exception as e:  # Ray raises that very class too
             what = f"--address {address}: no Ray cluster answers" if address else "Ray does not start here"
