@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...sampler import Backprojection, tiled
-from ..vae_checks import NO_ENCODER, check_pictures_vae, has_encoder
+from ..vae_checks import NO_ENCODER, as_frames, check_frames, has_encoder
 from .precision import encoder_step
 from .weights import with_copied_weights
 
@@ -31,10 +31,10 @@ def same(t: Tensor) -> Tensor:
 
 def start_latent(vae: Any, image: Tensor, tile: int, needs_encoder: bool) -> Tensor:
     """The VAE's latent of `image` (B, H, W, 3); an empty one without an encoder, where none is needed."""
-    check_pictures_vae(vae)
+    check_frames(vae, len(image))
     if has_encoder(vae):
-        return PixelCodec(vae, tile).encode(image.movedim(-1, 1))
-    if needs_encoder:
+        return PixelCodec(vae, tile).encode(as_frames(vae, image.movedim(-1, 1)))
+    if needs_encoder or vae.latent_dim != 2:
         raise ValueError(NO_ENCODER)
     ratio = vae.spacial_compression_encode()
     return torch.zeros(image.shape[0], vae.latent_channels, image.shape[1] // ratio, image.shape[2] // ratio)
@@ -42,7 +42,7 @@ def start_latent(vae: Any, image: Tensor, tile: int, needs_encoder: bool) -> Ten
 
 @dataclass(frozen=True)
 class PixelCodec:
-    """Between x0 and pictures (B, 3, H, W) in [0, 1].
+    """Between x0 and pictures (B, 3, H, W) in [0, 1]; of a video VAE (B, 3, T, H, W).
 
     Attributes:
         tile: side of the tiles in pixels, a multiple of the VAE's ratio; 0 = the whole picture at once.
@@ -84,7 +84,8 @@ class PixelCodec:
 
     def encode(self, picture: Tensor) -> Tensor:
         def one(part: Tensor) -> Tensor:
-            return self.vae.encode(part.movedim(1, -1))
+            pictures = part.movedim(1, -1)  # BCHW -> BHWC, of a video BCTHW -> BTHWC
+            return self.vae.encode(pictures) if part.ndim == 4 else torch.cat([self.vae.encode(v) for v in pictures])
 
         return self.process_in(self.over_tiles(one, picture, self.ratio, 1))
 
