@@ -258,7 +258,7 @@ def test_what_a_batch_refuses(pictures, tmp_path, options, said):
 
 
 def test_a_graph_of_the_editor_is_refused(pictures, tmp_path):
-    editor = ROOT / "workflows" / "inpaint_demo.json"
+    editor = ROOT / "workflows" / "Demo 01 - Inpaint a picture.json"
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "batch.py", editor, "--inputs", pictures, "--out", tmp_path / "out"],
         text=True, capture_output=True,

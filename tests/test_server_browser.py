@@ -1,18 +1,20 @@
 """Every workflow in the real editor; a run from there; what the template browser and the help pages fetch."""
 
 import json
-from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from browser import ROOT, load_workflow, needs_browser
 
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+API = ROOT / "workflows" / "api"
+TITLES = {f.stem: ROOT / "workflows" / f"{f.read_text(encoding='utf-8').partition(chr(10))[0][3:]}.json"
+          for f in API.glob("*.md")}  # fmt: skip
 pytestmark = needs_browser
 
 
-@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
-def test_workflow_loads_in_the_editor(page, file: Path):
-    load_workflow(page, file)
+@pytest.mark.parametrize("name", TITLES)
+def test_workflow_loads_in_the_editor(page, name):
+    load_workflow(page, TITLES[name])
     assert page.evaluate("window.app.graph._nodes.filter((n) => !LiteGraph.registered_node_types[n.type])") == []
     # Newer editors mark a loader whose model is missing; SD 1.5 is only offered as a download.
     wrong = "window.app.graph._nodes.filter((n) => n.has_errors && !n.properties.models).map((n) => n.type)"
@@ -21,7 +23,7 @@ def test_workflow_loads_in_the_editor(page, file: Path):
     small = "window.app.graph._nodes.filter((n) => n.computeSize()[1] > n.size[1]).map((n) => n.type)"
     assert page.evaluate(small) == []
     graph = page.evaluate("async () => (await window.app.graphToPrompt()).output")
-    expected = json.loads((file.parent / "api" / file.name).read_text(encoding="utf-8"))
+    expected = json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
     for entry in (*graph.values(), *expected.values()):
         entry.pop("_meta", None)  # titles
         if entry["class_type"] == "PreviewAny":
@@ -30,7 +32,7 @@ def test_workflow_loads_in_the_editor(page, file: Path):
 
 
 def test_demo_runs_from_the_editor(page):
-    load_workflow(page, ROOT / "workflows" / "inpaint_demo.json")
+    load_workflow(page, TITLES["inpaint_demo"])
     page.evaluate("() => window.app.queuePrompt(0)")
     (image,) = page.wait_for_function("window.app.nodeOutputs['13']?.images").json_value()
     assert image["filename"].startswith("inpaint_demo")
@@ -41,8 +43,8 @@ def test_demo_runs_from_the_editor(page):
 
 def test_template_browser_and_help_pages_are_served(server, page):
     ((pack, names),) = server.get("/workflow_templates").items()
-    assert sorted(names) == [file.stem for file in WORKFLOWS]
-    urls = [f"/api/workflow_templates/{pack}/{name}.{kind}" for name in names for kind in ("json", "jpg")]
+    assert sorted(names) == sorted(file.stem for file in TITLES.values())
+    urls = [f"/api/workflow_templates/{pack}/{quote(name)}.{kind}" for name in names for kind in ("json", "jpg")]
     urls += [f"/extensions/{pack}/docs/{file.name}" for file in (ROOT / "web" / "docs").glob("*.md")]
     for url in urls:
         assert page.request.get(server.url + url).status == 200, url

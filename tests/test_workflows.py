@@ -7,7 +7,8 @@ import pytest
 from host import ROOT, node
 
 API = ROOT / "workflows" / "api"
-NAMES = sorted(p.stem for p in (ROOT / "workflows").glob("*.json"))
+NAMES = sorted(p.stem for p in API.glob("*.json"))
+TITLES = {name: (API / f"{name}.md").read_text(encoding="utf-8").partition("\n")[0][3:] for name in NAMES}
 EDITOR_ONLY = {"MarkdownNote"}
 DIRECTORIES = {
     "CheckpointLoaderSimple": "checkpoints", "ControlNetLoader": "controlnet", "CLIPVisionLoader": "clip_vision",
@@ -19,8 +20,12 @@ def read(folder, name):
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def read_shipped(name):
+    return read(ROOT / "workflows", TITLES[name])
+
+
 def ui_nodes(name):
-    return [n for n in read(ROOT / "workflows", name)["nodes"] if n["type"] not in EDITOR_ONLY]
+    return [n for n in read_shipped(name)["nodes"] if n["type"] not in EDITOR_ONLY]
 
 
 def inputs_of(host, kind):
@@ -42,16 +47,27 @@ def widget_names(host, n):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_has_its_twin_and_a_thumbnail(name):
+def test_has_a_thumbnail(name):
     from PIL import Image
 
-    assert (API / f"{name}.json").is_file()
-    with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
+    with Image.open(ROOT / "workflows" / f"{TITLES[name]}.jpg") as picture:
         assert picture.format == "JPEG" and picture.width == 512
 
 
 def test_every_api_graph_has_an_editor_form():
-    assert sorted(p.stem for p in API.glob("*.json")) == NAMES
+    assert sorted(p.stem for p in (ROOT / "workflows").glob("*.json")) == sorted(TITLES.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_of_it_is_in_view_when_it_opens(name):
+    """In a window of 1400 x 850: note, inputs and result."""
+    workflow = read_shipped(name)
+    scale, (x, y) = workflow["extra"]["ds"]["scale"], workflow["extra"]["ds"]["offset"]
+    for n in workflow["nodes"]:
+        left, top, right, bottom = n["pos"][0], n["pos"][1] - 30, n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]
+        assert scale * (left + x) >= 0 and scale * (right + x) <= 1400
+        assert scale * (top + y) >= 0 and scale * (bottom + y) <= 850
+    assert scale > 0.3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +82,7 @@ def test_slots_are_those_of_the_host(host, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_hold_on_both_ends(name):
-    workflow = read(ROOT / "workflows", name)
+    workflow = read_shipped(name)
     nodes = {n["id"]: n for n in workflow["nodes"]}
     ids = [link[0] for link in workflow["links"]]
     for link, source, output, target, slot, kind in workflow["links"]:
@@ -82,7 +98,7 @@ def test_links_hold_on_both_ends(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_editor_form_and_api_format_say_the_same(host, name):
-    sources = {link[0]: [str(link[1]), link[2]] for link in read(ROOT / "workflows", name)["links"]}
+    sources = {link[0]: [str(link[1]), link[2]] for link in read_shipped(name)["links"]}
     graph = {}
     for n in ui_nodes(name):
         names = list(widget_names(host, n))
@@ -97,7 +113,7 @@ def test_editor_form_and_api_format_say_the_same(host, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_overlaps(name):
-    boxes = [(*n["pos"], *n["size"]) for n in read(ROOT / "workflows", name)["nodes"]]
+    boxes = [(*n["pos"], *n["size"]) for n in read_shipped(name)["nodes"]]
     for i, (x, y, width, height) in enumerate(boxes):
         for x2, y2, width2, height2 in boxes[i + 1 :]:  # 30: a title bar
             assert x + width < x2 or x2 + width2 < x or y + height < y2 - 30 or y2 + height2 < y - 30
@@ -236,7 +252,7 @@ def test_layers_give_the_picture_again(host, name, splits):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_note_is_the_text_beside_the_graph(name):
-    notes = [n["widgets_values"] for n in read(ROOT / "workflows", name)["nodes"] if n["type"] == "MarkdownNote"]
+    notes = [n["widgets_values"] for n in read_shipped(name)["nodes"] if n["type"] == "MarkdownNote"]
     assert notes == [[(API / f"{name}.md").read_text(encoding="utf-8")]]
 
 

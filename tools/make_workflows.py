@@ -1,5 +1,5 @@
-"""Build workflows/NAME.json (editor format) and workflows/NAME.jpg from every workflows/api/NAME.json and its note,
-workflows/api/NAME.md.
+"""Build workflows/TITLE.json (editor format) and workflows/TITLE.jpg from every workflows/api/NAME.json and its note,
+workflows/api/NAME.md, whose heading is the title.
 
     COMFYUI_PATH=.cache/comfyui-0.3.75 .cache/venv-0.3.75/bin/python tools/make_workflows.py [TASK ...]
 
@@ -8,7 +8,6 @@ Slots, widgets and their order come from the node definitions of a running Comfy
 graphs in it. Start it again whenever a graph, a node or the demo checkpoint has changed.
 """
 
-import functools
 import json
 import sys
 import uuid
@@ -17,11 +16,11 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from headless import PACK, ROOT, Graph, Host, HostError
-from PIL import Image
 from run_graph import read_graph
-from thumbnails import BORROWED, run, thumbnail
+from thumbnails import SHOWN, Shown, on_picture, run, thumbnail
 
 API = ROOT / "workflows" / "api"
+VIEW = 1400, 850  # pixels of a window in which a graph opens as a whole
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMNS = {
     "Model and picture": ("CheckpointLoaderSimple", "ControlNetLoader", "CLIPVisionLoader", "LoadImage"),
@@ -114,7 +113,7 @@ def fields(definition: dict[str, Any], given: dict[str, Any]) -> tuple[list[Node
             sockets.append({"name": name, "type": kind, "link": None} | ({"shape": 7} if optional else {}))
             continue
         widgets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
-        values.append(given.get(name, options.get("default")) if optional else given[name])
+        values.append(given[name])
         if kind == "INT" and (options.get("control_after_generate") or name in ("seed", "noise_seed")):
             values.append("fixed")
         if options.get("image_upload"):
@@ -191,6 +190,19 @@ def lay_out(nodes: list[Node], note: Node) -> list[Node]:
     return groups
 
 
+def fit(nodes: list[Node]) -> tuple[float, list[int]]:
+    """Scale and offset at which VIEW holds all nodes, with the editor's bars above and on the left."""
+    right = max(n["pos"][0] + n["size"][0] for n in nodes)
+    bottom = max(n["pos"][1] + n["size"][1] for n in nodes)
+    scale = round(min((VIEW[0] - 120) / right, (VIEW[1] - 180) / (bottom + 3 * TITLE), 1), 2)
+    return scale, [round(90 / scale), round(90 / scale) + 3 * TITLE]
+
+
+def title_of(name: str) -> str:
+    """Of a graph: the heading of its note, by which template browsers show it."""
+    return (API / f"{name}.md").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
 def make_note(number: int, text: str) -> Node:
     lines = sum(1 + len(line) // 50 for line in text.splitlines())
     return {
@@ -207,10 +219,11 @@ def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
     note = make_note(max(map(int, graph)) + 1, (API / f"{name}.md").read_text(encoding="utf-8"))
     note["order"] = len(nodes)
     groups = lay_out(list(nodes.values()), note)
+    scale, offset = fit([*nodes.values(), note])
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{name}")), "revision": 0, "last_node_id": note["id"],
         "last_link_id": len(links), "nodes": [*nodes.values(), note], "links": links, "groups": groups, "config": {},
-        "extra": {"ds": {"scale": 0.6, "offset": [60, 160]}}, "version": 0.4,
+        "extra": {"ds": {"scale": scale, "offset": offset}}, "version": 0.4,
     }  # fmt: skip
 
 
@@ -218,19 +231,18 @@ def main() -> None:
     with Host() as host:
         definitions = host.get("/object_info")
 
-        @functools.cache
-        def shown(demo: str) -> tuple[Image.Image, Image.Image]:
-            return run(host, read_graph(API / f"{demo}.json"))
-
         tasks = tuple(sys.argv[1:]) or ("",)
         for file in sorted(f for f in API.glob("*.json") if f.stem.startswith(tasks)):
             text = json.dumps(build(file.stem, read_graph(file), definitions), indent=1, ensure_ascii=False)
-            (ROOT / "workflows" / file.name).write_text(text + "\n", encoding="utf-8")
-            model, demo = BORROWED.get(file.stem, ("", file.stem))
-            label = f"{model} (shown: the small demo model)" if model else ""
-            if demo:
-                thumbnail(*shown(demo), label).save(ROOT / "workflows" / f"{file.stem}.jpg", quality=90)
-            print(f"workflows/{file.stem}.json and .jpg", flush=True)
+            shipped = ROOT / "workflows" / f"{title_of(file.stem)}.json"
+            shipped.write_text(text + "\n", encoding="utf-8")
+            shown = SHOWN.get(file.stem, Shown(demo=file.stem))
+            if shown.demo:
+                graph = read_graph(API / f"{shown.demo}.json")
+                if shown.number:
+                    graph = on_picture(graph, shown, host.base / "input")
+                thumbnail(*run(host, graph), shown).save(shipped.with_suffix(".jpg"), quality=90)
+            print(f"{shipped.relative_to(ROOT)} and .jpg", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""Thumbnails of the shipped graphs: what was given beside what a run in ComfyUI made of it."""
+"""Thumbnails of the shipped graphs: what a run in ComfyUI made, and small in its corner what was given."""
 
 import copy
 import io
 import shutil
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
+from demo_pictures import heldout, masked, shrunk
 from headless import ROOT, Graph, Host
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from run_graph import take_images
@@ -17,19 +21,40 @@ GIVEN = (
     "LayerDecompose",
     "NewtonJacobianProbe",
 )
-# Graphs whose model is not shipped: what their thumbnail says, and the demo whose pictures it borrows, if there is one;
-# else the thumbnail stays as it is.
-BORROWED = {
-    "controlnet_plus_constraint_sd15": ("512 px, SD 1.5, ControlNet", "inpaint_demo"),
-    "inpaint_flux": ("1024 px, Flux dev", "inpaint_demo"),
-    "inpaint_sd15": ("512 px, SD 1.5", "inpaint_demo"),
-    "inpaint_sd35": ("1024 px, SD 3.5", "inpaint_demo"),
-    "inpaint_sdxl": ("1024 px, SDXL", "inpaint_demo"),
-    "layers_sd15": ("512 px, SD 1.5", "layers_demo"),
-    "style_sd15": ("512 px, SD 1.5", ""),
-    "superres_sd15_x8": ("512 px, SD 1.5", "superres_demo"),
+
+
+class Shown(NamedTuple):
+    """What a thumbnail shows in place of its own graph as it is.
+
+    Attributes:
+        label: the model, where it is not shipped.
+        demo: the graph that is run in its place; "" leaves the thumbnail as it is.
+        mask, number: of another held-out picture, so that no two thumbnails are alike.
+        given: whether the corner shows what was given.
+    """
+
+    label: str = ""
+    demo: str = "inpaint_demo"
+    mask: str = ""
+    number: int = 0
+    given: bool = True
+
+
+SHOWN = {
+    "outpaint_demo": Shown(demo="outpaint_demo", number=17),
+    "jacobian_demo": Shown(demo="jacobian_demo", given=False),
+    "inpaint_model_patch_demo": Shown(demo="inpaint_model_patch_demo", mask="strokes", number=8),
+    "inpaint_custom_sampler_demo": Shown(demo="inpaint_custom_sampler_demo", mask="box", number=9),
+    "controlnet_plus_constraint_sd15": Shown("512 px, SD 1.5, ControlNet", mask="box", number=10),
+    "inpaint_flux": Shown("1024 px, Flux dev", mask="half", number=11),
+    "inpaint_sd15": Shown("512 px, SD 1.5", mask="strokes", number=12),
+    "inpaint_sd35": Shown("1024 px, SD 3.5", mask="half", number=13),
+    "inpaint_sdxl": Shown("1024 px, SDXL", mask="box", number=14),
+    "layers_sd15": Shown("512 px, SD 1.5", "layers_demo", number=15),
+    "style_sd15": Shown(demo=""),
+    "superres_sd15_x8": Shown("512 px, SD 1.5", "superres_demo", "small", 16),
 }
-THUMBNAIL, SQUARE = 512, 8  # pixels
+THUMBNAIL, INSET, EDGE, SQUARE = 512, 180, 6, 8  # pixels
 
 
 def node_of(graph: Graph, *class_types: str) -> str:
@@ -43,7 +68,7 @@ def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
     Given is the picture that enters the constraint, or the loaded one where none does.
     """
     graph = copy.deepcopy(graph)
-    for name, file in take_images(graph, [ROOT / "demo" / "images"]).items():
+    for name, file in take_images(graph, [ROOT / "demo" / "images", host.base / "input"]).items():
         shutil.copyfile(file, host.base / "input" / name)
     seen = graph[node_of(graph, *GIVEN)]["inputs"]
     saved = node_of(graph, "SaveImage")
@@ -65,6 +90,18 @@ def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
     return Image.composite(squares(picture.size), picture, hidden), made
 
 
+def on_picture(graph: Graph, shown: Shown, folder: Path) -> Graph:
+    """The graph on another held-out picture, with that one's words; the picture is written to `folder`."""
+    avatar = heldout(shown.number + 1)[-1]
+    truth, name = avatar.truth, f"shown_{shown.number:03}.png"
+    given = {"": Image.fromarray, "small": partial(shrunk, factor=4)}.get(shown.mask, partial(masked, mask=shown.mask))
+    given(truth).save(folder / name)
+    graph = copy.deepcopy(graph)
+    graph[node_of(graph, "LoadImage")]["inputs"]["image"] = name
+    graph[node_of(graph, "WordConditioning")]["inputs"]["text"] = avatar.prompt
+    return graph
+
+
 def on_squares(picture: Image.Image) -> Image.Image:
     """A picture as RGB, its transparent part as squares."""
     rgba = picture.convert("RGBA")
@@ -80,14 +117,17 @@ def squares(size: tuple[int, int]) -> Image.Image:
     return drawn
 
 
-def thumbnail(before: Image.Image, after: Image.Image, label: str = "") -> Image.Image:
-    """Two pictures side by side, with a strip of text below where there is a label."""
-    half = (THUMBNAIL - SQUARE) // 2
-    height = before.height * half // before.width
-    sheet = Image.new("RGB", (THUMBNAIL, height + (32 if label else 0)), "#202020")
-    for i, picture in enumerate((before, after)):
-        fitted = ImageOps.pad(picture, (half, height), Image.Resampling.LANCZOS, "white")
-        sheet.paste(fitted, (i * (half + SQUARE), 0))
-    font = ImageFont.load_default(18)
-    ImageDraw.Draw(sheet).text((THUMBNAIL // 2, height + 16), label, "white", font, "mm")
+def thumbnail(before: Image.Image, after: Image.Image, shown: Shown) -> Image.Image:
+    """A square with the result, in its corner what was given, below it a strip of text where there is a label."""
+    label = f"{shown.label} (shown: the small demo model)" if shown.label else ""
+    sheet = ImageOps.pad(after, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, "white")
+    strip = 36 if label else 0
+    if shown.given:
+        inset = ImageOps.pad(before, (INSET, INSET), Image.Resampling.LANCZOS, "white")
+        framed = ImageOps.expand(inset, EDGE, "white")
+        sheet.paste(framed, (EDGE, THUMBNAIL - strip - framed.height - EDGE))
+    pen = ImageDraw.Draw(sheet)
+    if label:
+        pen.rectangle((0, THUMBNAIL - strip, THUMBNAIL, THUMBNAIL), fill="#202020")
+    pen.text((THUMBNAIL // 2, THUMBNAIL - strip // 2), label, "white", ImageFont.load_default(18), "mm")
     return sheet

@@ -6,7 +6,6 @@ from typing import Any
 import comfy.utils
 import latent_preview
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 from torch import Tensor
 
 LARGE_CFG = 6  # from here on seams are about as large as those of stock replacement at 4, see bench/results/cfg.md
@@ -36,6 +35,8 @@ class NodeProgress:
     def say(self, text: str) -> None:
         """Below the node's widgets, in place of what stood there."""
         if self.context:
+            from server import PromptServer  # there is a server where a node runs, and nowhere else
+
             PromptServer.instance.send_progress_text(text, self.context.node_id)
 
 
