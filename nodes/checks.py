@@ -1,10 +1,12 @@
 """What every node is given, checked before anything is computed: one function for each kind of input.
 
-Every error is a ValueError that begins with the input's name and ends with what to do.
+Every error is a ValueError that says an input's name, what is wrong with it, and what to do. What to do stands first
+when it reaches the user: editors show the first words at once and the rest on a click.
 """
 
 import math
 import numbers
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
@@ -20,15 +22,27 @@ from .vae_checks import check_vae
 RANGE = -0.5, 1.5
 LARGEST = 16384  # pixels a side, as in the host's own nodes
 WIDGETS = "INT", "FLOAT", "BOOLEAN", "COMBO", "STRING"
+# Verbs that a sentence about what to do begins with.
+VERBS = (
+    "Allow", "Choose", "Connect", "Convert", "Cut", "Encode", "Give", "Load", "Look", "Mend", "Paint", "Put", "Return",
+    "Sample", "Scale", "Set", "Use", "Write",
+)  # fmt: skip
+REMEDY = re.compile(rf"\. (?=(?:{'|'.join(VERBS)})\b)")
 UNFINISHED = "it contains NaN or infinite values. Look at the node that makes it."
 
 
 def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """`execute` of a node, after its inputs were checked against the node's own schema."""
+    """`execute` of a node, after its inputs were checked against the node's own schema; errors say first what to do."""
     parameters = signature(execute)
 
     @wraps(execute)
     def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return checked_run(cls, *args, **kwargs)
+        except ValueError as e:
+            raise ValueError(remedy_first(str(e))) from e
+
+    def checked_run(cls: Any, *args: Any, **kwargs: Any) -> Any:
         given = parameters.bind(cls, *args, **kwargs).arguments
         # A VAE is tried, which takes longest.
         for i in sorted(cls.define_schema().inputs, key=lambda i: i.get_io_type() == "VAE"):
@@ -38,6 +52,12 @@ def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
         return execute(cls, *args, **kwargs)
 
     return run
+
+
+def remedy_first(text: str) -> str:
+    """'name: problem. Remedy.' as 'Remedy.' and, on a line of its own, 'name: problem.'"""
+    problem, *remedy = REMEDY.split(text, maxsplit=1)
+    return f"{remedy[0]}\n{problem}." if remedy else text
 
 
 def kind(value: Any) -> str:

@@ -48,7 +48,7 @@ def editor_page(url: str) -> Iterator[Any]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = chromium.new_page(viewport={"width": 1400, "height": 850})
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(600_000)  # a busy machine without a GPU
         page.goto(url)
         page.wait_for_function("window.app?.graph && window.app.extensionManager && window.LiteGraph")
         yield page

@@ -193,7 +193,8 @@ def complaint(run, name):
         text = str(e)
         if CountNode.batches:
             return f"after {len(CountNode.batches)} model calls: {text}"
-        if not (isinstance(e, ValueError) and re.match(rf"[\w, :-]*\b{name}\b", text) and REMEDY.search(text)):
+        named = re.search(rf"^[\w, :-]*\b{name}\b", text, re.M)
+        if not (isinstance(e, ValueError) and named and REMEDY.search(f". {text}")):
             return f"unclear: {type(e).__name__}: {text}"
         return None
     return "silent"
