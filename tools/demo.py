@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="these groups of tasks")
     parser.add_argument("--pictures", type=int, default=6, help=f"of the held-out list, at most {AT_MOST}")
-    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="change the graphs, of a group")
+    parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="change the graphs")
     opts = parser.parse_args()
     if not CHECKPOINT.exists():
         raise HostError(f"{CHECKPOINT} is missing (python dev.py train --model avatars makes one)")
