@@ -237,6 +237,6 @@ def test_samplers_of_others_give_way_and_it_is_said(host, graph, model, caplog):
     custom_sampling(graph, give(host, "SAMPLER", Others()), ["masked", 0], steps=20)
     graph["sample"]["inputs"]["model"] = ["constrained", 0]
     assert torch.allclose(drawn(host, graph, model), expected, atol=1e-5)
-    assert "Others is none of the host's own" in caplog.text
+    assert "Others is not among those known here" in caplog.text
     assert (drawn(host, graph, model, latent_image=["free", 0]) != 0).all()
     assert len(caplog.messages) == 1

@@ -89,13 +89,13 @@ def base_sampler_of(sampler: Any) -> BaseSampler:
     """Of a SAMPLER of the host."""
     if not isinstance(sampler, comfy.samplers.KSAMPLER):
         substitute = getattr(k_diffusion, f"sample_{SUBSTITUTE}")
-        return BaseSampler(type(sampler).__name__, substitute, "is none of the host's own")
+        return BaseSampler(type(sampler).__name__, substitute, "is not among those known here")
     function = sampler.sampler_function
     name = getattr(function, "__name__", type(function).__name__).removeprefix("sample_").removesuffix("_function")
     name = name.replace("unipc", "uni_pc")
     own = getattr(k_diffusion, f"sample_{name}", None) is function
     known = name in SINGLE_STEP or (name in WHOLE_RUN and own)
-    replaced = "" if known else REPLACED.get(name, "is none of the host's own")
+    replaced = "" if known else REPLACED.get(name, "is not among those known here")
     return BaseSampler(name, partial(function, **sampler.extra_options), replaced)
 
 
