@@ -211,13 +211,16 @@ def test_calls_and_limits_of_a_sampler_that_runs_on(host, graph, model, name, ow
         host.run(graph)
 
 
-@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde", "er_sde", "dpmpp_sde"])
-def test_warm_restarts_of_a_sampler_that_runs_on(host, graph, model, name, caplog):
-    """Each restart is a run of its own, from fresh noise, over the levels that it comes to again."""
-    newton_steps(graph, "constrained", hold=True, restarts=2, restart_from=0.5)
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("dpmpp_2m", 0.5), ("dpmpp_2m", 1.0), ("dpmpp_2m_sde", 0.5), ("er_sde", 0.5), ("dpmpp_sde", 0.5)],
+)
+def test_warm_restarts_of_a_sampler_that_runs_on(host, graph, model, name, start, caplog):
+    """Each restart is a run of its own, from fresh noise, over the levels that it comes to again; 1: the last one."""
+    newton_steps(graph, "constrained", hold=True, restarts=2, restart_from=start)
     with caplog.at_level(logging.INFO, "newton_constrained_sampling"):
         out = drawn(host, graph, model, sampler_name=name)
-    assert "40 levels" in caplog.messages[-1]
+    assert ("40 levels" if start == 0.5 else "22 levels") in caplog.messages[-1]
     assert torch.allclose(out[:, KNOWN], TRUTH.flatten()[KNOWN].double(), atol=1e-4)
     exact = exact_draws(*PRIOR.posterior(TRUTH.flatten(), KNOWN))
     assert analytic.energy_distance(out[:, ~KNOWN], exact) < 0.5

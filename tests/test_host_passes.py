@@ -165,9 +165,3 @@ def test_a_latent_of_its_own_is_where_a_run_begins(host, graph):
     graph["bare"] = give(host, "NEWTON_CONSTRAINT", replace(spec, hidden=None))
     graph["sample"]["inputs"]["constraint"] = ["bare", 0]
     assert torch.equal(out, sampled(host, graph))
-
-
-@pytest.mark.parametrize(("height", "width", "suggested"), [(7, 200, "200x8"), (200, 7, "8x200"), (5, 3, "8x8")])
-def test_a_picture_too_small_is_told_a_size_that_exists(host, height, width, suggested):
-    with pytest.raises(ValueError, match=f"for example {suggested}"):
-        host.module("nodes.checks").check_ratio("image", height, width, 8)

@@ -191,7 +191,10 @@ def whole_run(
 
 
 def falling(levels: list[float]) -> list[list[float]]:
-    """The levels of each part of a run with warm restarts; all parts end in 0 but the last, which ends as the run."""
-    starts = [0, *(i for i, (cur, nxt) in enumerate(pairwise(levels), start=1) if nxt > cur)]
+    """The levels of each part of a run with warm restarts; all parts end in 0 but the last, which ends as the run.
+
+    Where a level is repeated a new part begins: samplers divide by the step between two.
+    """
+    starts = [0, *(i for i, (cur, nxt) in enumerate(pairwise(levels), start=1) if nxt >= cur)]
     parts = [levels[a:b] for a, b in pairwise([*starts, len(levels)])]
     return [[*part, 0.0] for part in parts[:-1]] + parts[-1:]
