@@ -235,11 +235,16 @@ def test_samplers_of_others_give_way_and_it_is_said(host, graph, model, caplog):
             return torch.full_like(noise, 7.0)
 
     expected = drawn(host, graph, model, sampler_name="euler_ancestral")
-    graph["ckpt"] = graph["model"]
-    graph["count"] = graph["model"]
-    custom_sampling(graph, give(host, "SAMPLER", Others()), ["masked", 0], steps=20)
-    graph["sample"]["inputs"]["model"] = ["constrained", 0]
-    assert torch.allclose(drawn(host, graph, model), expected, atol=1e-5)
-    assert "Others is not among those known here" in caplog.text
-    assert (drawn(host, graph, model, latent_image=["free", 0]) != 0).all()
-    assert len(caplog.messages) == 1
+    graph["ckpt"] = graph["count"] = graph["model"]
+    graph["others"] = give(host, "SAMPLER", Others())
+    for door in ("model", "sampler"):
+        custom_sampling(graph, node("NewtonConstrainSampler", sampler=["others", 0]), ["masked", 0], steps=20)
+        if door == "model":
+            graph["sample"]["inputs"] |= {"model": ["constrained", 0], "sampler": ["others", 0]}
+        assert torch.allclose(drawn(host, graph, model), expected, atol=1e-5)
+        assert "Others is not among those known here" in caplog.text
+        caplog.clear()
+        own = graph["sample"]["inputs"] | {"latent_image": ["free", 0], "model": ["model", 0], "sampler": ["others", 0]}
+        ours = drawn(host, graph, model, latent_image=["free", 0])
+        assert torch.equal(ours, drawn(host, graph | {"sample": node("SamplerCustom", **own)}, model))
+        assert "not among" not in caplog.text

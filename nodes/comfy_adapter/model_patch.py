@@ -30,9 +30,9 @@ def constrain_sampler(
                 "constraint: the model or Constrain Sampler carries one, and the sampler that is driven another. Join "
                 "them with Combine Constraints and connect the result in one place."
             )
-        return NewtonKSampler(options | {"constraint": constraint or options["constraint"]})
+        return NewtonKSampler(options | {"constraint": constraint or options["constraint"]}, sampler.given)
     driven = {"constraint": constraint, "settings": settings, "base_sampler": base_sampler_of(sampler)}
-    return NewtonKSampler(driven, getattr(sampler, "inpaint_options", {}))
+    return NewtonKSampler(driven, sampler)
 
 
 class ConstrainedSampling:
