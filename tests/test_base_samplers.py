@@ -211,13 +211,16 @@ def test_calls_and_limits_of_a_sampler_that_runs_on(host, graph, model, name, ow
         host.run(graph)
 
 
-@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde", "er_sde", "dpmpp_sde"])
-def test_warm_restarts_of_a_sampler_that_runs_on(host, graph, model, name, caplog):
-    """Each restart is a run of its own, from fresh noise, over the levels that it comes to again."""
-    newton_steps(graph, "constrained", hold=True, restarts=2, restart_from=0.5)
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("dpmpp_2m", 0.5), ("dpmpp_2m", 1.0), ("dpmpp_2m_sde", 0.5), ("er_sde", 0.5), ("dpmpp_sde", 0.5)],
+)
+def test_warm_restarts_of_a_sampler_that_runs_on(host, graph, model, name, start, caplog):
+    """Each restart is a run of its own, from fresh noise, over the levels that it comes to again; 1: the last one."""
+    newton_steps(graph, "constrained", hold=True, restarts=2, restart_from=start)
     with caplog.at_level(logging.INFO, "newton_constrained_sampling"):
         out = drawn(host, graph, model, sampler_name=name)
-    assert "40 levels" in caplog.messages[-1]
+    assert ("40 levels" if start == 0.5 else "22 levels") in caplog.messages[-1]
     assert torch.allclose(out[:, KNOWN], TRUTH.flatten()[KNOWN].double(), atol=1e-4)
     exact = exact_draws(*PRIOR.posterior(TRUTH.flatten(), KNOWN))
     assert analytic.energy_distance(out[:, ~KNOWN], exact) < 0.5
@@ -232,11 +235,16 @@ def test_samplers_of_others_give_way_and_it_is_said(host, graph, model, caplog):
             return torch.full_like(noise, 7.0)
 
     expected = drawn(host, graph, model, sampler_name="euler_ancestral")
-    graph["ckpt"] = graph["model"]
-    graph["count"] = graph["model"]
-    custom_sampling(graph, give(host, "SAMPLER", Others()), ["masked", 0], steps=20)
-    graph["sample"]["inputs"]["model"] = ["constrained", 0]
-    assert torch.allclose(drawn(host, graph, model), expected, atol=1e-5)
-    assert "Others is none of the host's own" in caplog.text
-    assert (drawn(host, graph, model, latent_image=["free", 0]) != 0).all()
-    assert len(caplog.messages) == 1
+    graph["ckpt"] = graph["count"] = graph["model"]
+    graph["others"] = give(host, "SAMPLER", Others())
+    for door in ("model", "sampler"):
+        custom_sampling(graph, node("NewtonConstrainSampler", sampler=["others", 0]), ["masked", 0], steps=20)
+        if door == "model":
+            graph["sample"]["inputs"] |= {"model": ["constrained", 0], "sampler": ["others", 0]}
+        assert torch.allclose(drawn(host, graph, model), expected, atol=1e-5)
+        assert "Others is not among those known here" in caplog.text
+        caplog.clear()
+        own = graph["sample"]["inputs"] | {"latent_image": ["free", 0], "model": ["model", 0], "sampler": ["others", 0]}
+        ours = drawn(host, graph, model, latent_image=["free", 0])
+        assert torch.equal(ours, drawn(host, graph | {"sample": node("SamplerCustom", **own)}, model))
+        assert "not among" not in caplog.text

@@ -89,13 +89,13 @@ def base_sampler_of(sampler: Any) -> BaseSampler:
     """Of a SAMPLER of the host."""
     if not isinstance(sampler, comfy.samplers.KSAMPLER):
         substitute = getattr(k_diffusion, f"sample_{SUBSTITUTE}")
-        return BaseSampler(type(sampler).__name__, substitute, "is none of the host's own")
+        return BaseSampler(type(sampler).__name__, substitute, "is not among those known here")
     function = sampler.sampler_function
     name = getattr(function, "__name__", type(function).__name__).removeprefix("sample_").removesuffix("_function")
     name = name.replace("unipc", "uni_pc")
     own = getattr(k_diffusion, f"sample_{name}", None) is function
     known = name in SINGLE_STEP or (name in WHOLE_RUN and own)
-    replaced = "" if known else REPLACED.get(name, "is none of the host's own")
+    replaced = "" if known else REPLACED.get(name, "is not among those known here")
     return BaseSampler(name, partial(function, **sampler.extra_options), replaced)
 
 
@@ -191,7 +191,10 @@ def whole_run(
 
 
 def falling(levels: list[float]) -> list[list[float]]:
-    """The levels of each part of a run with warm restarts; all parts end in 0 but the last, which ends as the run."""
-    starts = [0, *(i for i, (cur, nxt) in enumerate(pairwise(levels), start=1) if nxt > cur)]
+    """The levels of each part of a run with warm restarts; all parts end in 0 but the last, which ends as the run.
+
+    Where a level is repeated a new part begins: samplers divide by the step between two.
+    """
+    starts = [0, *(i for i, (cur, nxt) in enumerate(pairwise(levels), start=1) if nxt >= cur)]
     parts = [levels[a:b] for a, b in pairwise([*starts, len(levels)])]
     return [[*part, 0.0] for part in parts[:-1]] + parts[-1:]

@@ -30,9 +30,9 @@ def constrain_sampler(
                 "constraint: the model or Constrain Sampler carries one, and the sampler that is driven another. Join "
                 "them with Combine Constraints and connect the result in one place."
             )
-        return NewtonKSampler(options | {"constraint": constraint or options["constraint"]})
+        return NewtonKSampler(options | {"constraint": constraint or options["constraint"]}, sampler.given)
     driven = {"constraint": constraint, "settings": settings, "base_sampler": base_sampler_of(sampler)}
-    return NewtonKSampler(driven, getattr(sampler, "inpaint_options", {}))
+    return NewtonKSampler(driven, sampler)
 
 
 class ConstrainedSampling:
@@ -42,7 +42,7 @@ class ConstrainedSampling:
         self.constraint, self.settings = constraint, settings
 
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        bound = inspect.signature(executor.class_obj.sample).bind(*args, **kwargs).arguments
+        bound = inspect.signature(comfy.samplers.KSAMPLER.sample).bind(executor.class_obj, *args, **kwargs).arguments
         if self.constraint is None and bound.get("denoise_mask") is None:
             return executor(*args, **kwargs)  # nothing to obey
         sampler = constrain_sampler(executor.class_obj, self.constraint, self.settings)

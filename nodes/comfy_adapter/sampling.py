@@ -114,19 +114,26 @@ def newton_function(
 
 
 class NewtonKSampler(comfy.samplers.KSAMPLER):
-    """A SAMPLER of the host that runs `newton_function`; its options are further arguments of it."""
+    """A SAMPLER of the host that runs `newton_function`; its options are further arguments of it.
 
-    def __init__(self, options: dict[str, Any], inpaint_options: dict[str, Any] | None = None):
-        super().__init__(newton_function, options, inpaint_options or {})
+    Args:
+        given: the sampler that it drives; it runs as it is where there is nothing to obey.
+    """
+
+    def __init__(self, options: dict[str, Any], given: Any = None):
+        super().__init__(newton_function, options, getattr(given, "inpaint_options", {}))
+        self.given = given
 
     def sample(
-        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor, *args: Any,
-        **kwargs: Any,
+        self, model_wrap: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor,
+        latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False,
     ) -> Tensor:  # fmt: skip
-        numbered = comfy.samplers.KSAMPLER(
-            newton_function, self.extra_options | {"samples": numbers_of(noise)}, self.inpaint_options
-        )
-        return numbered.sample(model_wrap, sigmas, extra_args, callback, noise, *args, **kwargs)
+        sampler = self.given
+        if sampler is None or self.extra_options["constraint"] is not None or denoise_mask is not None:
+            sampler = comfy.samplers.KSAMPLER(
+                newton_function, self.extra_options | {"samples": numbers_of(noise)}, self.inpaint_options
+            )
+        return sampler.sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
 
 
 def numbers_of(noise: Tensor) -> list[int]:
