@@ -132,7 +132,7 @@ class GroupVae:
 
     def encode(self, pictures):
         """(N, H, W, 3) to (1, 16, T, h, w), as the host's wrapper does."""
-        groups = [pictures[:1], *pictures[1:].split(4)]
+        groups = [g for g in (pictures[:1], *pictures[1:].split(4)) if len(g)]
         cells = [F.avg_pool2d(g.movedim(-1, 1), 8).mean(0) for g in groups]
         return F.pad(torch.stack(cells, 1), (0, 0, 0, 0, 0, 0, 0, 13))[None]
 

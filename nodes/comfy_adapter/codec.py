@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...sampler import Backprojection, tiled
-from ..vae_checks import NO_ENCODER, as_frames, check_frames, has_encoder
+from ..vae_checks import INCOMPLETE, NO_ENCODER, as_frames, check_frames, has_encoder
 from .precision import encoder_step
 from .weights import with_copied_weights
 
@@ -34,7 +34,9 @@ def start_latent(vae: Any, image: Tensor, tile: int, needs_encoder: bool) -> Ten
     check_frames(vae, len(image))
     if has_encoder(vae):
         return PixelCodec(vae, tile).encode(as_frames(vae, image.movedim(-1, 1)))
-    if needs_encoder or vae.latent_dim != 2:
+    if vae.latent_dim != 2:
+        raise ValueError(f"{INCOMPLETE}Load the complete VAE.")
+    if needs_encoder:
         raise ValueError(NO_ENCODER)
     ratio = vae.spacial_compression_encode()
     return torch.zeros(image.shape[0], vae.latent_channels, image.shape[1] // ratio, image.shape[2] // ratio)
