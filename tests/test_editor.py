@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from browser import ROOT, load_workflow, needs_browser
+from browser import TITLES, load_workflow, needs_browser
 
 pytestmark = needs_browser
 LOOKED_FOR = {
@@ -108,7 +108,7 @@ def test_a_connected_constraint_shows_its_widgets(page):
 
 def test_old_graphs_load_unchanged(page):
     """Sizes, and the values of hidden widgets, are those of the file."""
-    file = ROOT / "workflows" / "superres_demo.json"
+    file = TITLES["superres_demo"]
     load_workflow(page, file)
     saved = {n["id"]: n for n in json.loads(file.read_text(encoding="utf-8"))["nodes"]}
     again = {n["id"]: n for n in page.evaluate("app.graph.serialize()")["nodes"]}
@@ -145,7 +145,7 @@ def done(server, known):
 
 
 def test_a_run_says_calls_and_hints(page, server):
-    load_workflow(page, ROOT / "workflows" / "inpaint_demo.json")
+    load_workflow(page, TITLES["inpaint_demo"])
     page.evaluate("app.graph.getNodeById(6).widgets.find((w) => w.name === 'cfg').value = 8")
     start(page, 2)
     page.wait_for_function(
@@ -155,7 +155,7 @@ def test_a_run_says_calls_and_hints(page, server):
 
 
 def test_cancel_then_queue_twice_then_change_a_widget(page, server):
-    load_workflow(page, ROOT / "workflows" / "inpaint_demo.json")
+    load_workflow(page, TITLES["inpaint_demo"])
     known = set(server.get("/history"))
     start(page, 500)
     page.wait_for_function("app.graph.getNodeById(6).widgets.some((w) => /\\d of 5\\d\\d model calls/.test(w.value))")
