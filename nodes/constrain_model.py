@@ -6,11 +6,14 @@ from comfy_api.latest import io
 
 from ..sampler import PRESETS, NewtonSettings
 from .checks import checked
-from .comfy_adapter import SINGLE_STEP, constrain_model, constrain_sampler
+from .comfy_adapter import REPLACED, SUBSTITUTE, constrain_model, constrain_sampler
 from .constraint_spec import ConstraintSpec
 from .sockets import CATEGORY, Constraint, Settings, schema
 
-NAMES = f"Sampler names that work: {', '.join(SINGLE_STEP)}."
+NAMES = (
+    f"Every sampler of ComfyUI works; for {', '.join(REPLACED)} and those of other packs {SUBSTITUTE} takes over while "
+    "a constraint acts, and the log says so."
+)
 
 
 def shared_inputs() -> list[io.Input]:
@@ -48,7 +51,7 @@ class ConstrainModel(io.ComfyNode):
                 ),
                 *shared_inputs(),
             ],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="For any sampler node. Best with euler_ancestral.")],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="For any sampler node, and any sampler.")],
         )
 
     @classmethod

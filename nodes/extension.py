@@ -19,6 +19,7 @@ from .pixel_target import PixelTargetConstraint
 from .report import ConstraintReport
 from .settings import NewtonSettingsNode
 from .style import StyleConstraintNode
+from .windows import WindowConditioning
 from .words import WordConditioning
 
 NODES = [
@@ -41,6 +42,7 @@ NODES = [
     DirectionCompare,
     WordConditioning,
     ExamplePicture,
+    WindowConditioning,
 ]
 
 

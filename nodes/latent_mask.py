@@ -1,7 +1,9 @@
 """Inpainting and outpainting: keep the known part of a picture."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,11 +30,13 @@ class LatentMaskSpec:
         samples: (B, C, ..., h, w), the encoded picture.
         weights: (B, 1, ..., h, w) in [0, 1], 1 = keep.
         noise: what noise of the picture's size does to `samples`, of their shape; None: the picture is clean.
+        hidden: encodes the picture as it was before its unknown region was filled; None: it was not.
     """
 
     samples: Tensor
     weights: Tensor
     noise: Tensor | None = None
+    hidden: Callable[[], Tensor] | None = None
 
     def bind(self, space: LatentSpace) -> BoundConstraint:
         if self.samples.shape[1:] != space.shape[1:]:
@@ -41,8 +45,11 @@ class LatentMaskSpec:
                 f"{describe(space.shape)}. Use the VAE that belongs to the model, and for latent_image the LATENT "
                 "output of the same constraint node. Detailers and tiles want Constrain Model without a constraint."
             )
-        samples = space.per_latent(self.samples).to(space.device, torch.float32)
-        y = space.process_in(samples)
+
+        def as_sampled(samples: Tensor) -> Tensor:
+            return space.process_in(space.per_latent(samples).to(space.device, torch.float32))
+
+        y = as_sampled(self.samples)
         weights = space.per_latent(self.weights).to(y)
         rms = (weights * y).square().mean().sqrt() / weights.square().mean().sqrt().clamp(min=1e-6)
         if weights.any() and not 0.05 < rms < 4:
@@ -50,11 +57,13 @@ class LatentMaskSpec:
                 "constraint: the encoded picture has rms %.2f where a latent of this model has about 1. The VAE "
                 "probably belongs to another model.", rms,
             )  # fmt: skip
+        if not weights.any():
+            return WeightedSum(())
+        hidden = self.hidden and (lambda: as_sampled(self.hidden()))
         sigma_y = 0.0
         if self.noise is not None:
-            noisy = space.process_in(samples + space.per_latent(self.noise).to(samples))
-            sigma_y = masked_rms(weights * (noisy - y))
-        return LatentMask(y, weights, space.weights_at, sigma_y) if weights.any() else WeightedSum(())
+            sigma_y = masked_rms(weights * (as_sampled(self.samples + self.noise) - y))
+        return LatentMask(y, weights, space.weights_at, sigma_y, hidden)
 
 
 def noise_in_latent(vae: Any, picture: Tensor, samples: Tensor, noise: float) -> Tensor | None:
@@ -65,11 +74,13 @@ def noise_in_latent(vae: Any, picture: Tensor, samples: Tensor, noise: float) ->
     return encode(vae, picture + noise * drawn) - samples
 
 
-def weights_of(samples: Tensor, weights: Tensor) -> Tensor:
-    """Weights (B, 1, h, w) as they go with `samples`: the masks of one video are those of its frames."""
-    if samples.ndim == 5:
-        return frame_weights(weights, samples.shape[2]) if len(samples) == 1 else weights.unsqueeze(2)
-    return weights
+def weights_of(samples: Tensor, weights: Tensor, vae: Any) -> Tensor:
+    """Weights (B, 1, h, w) as they go with `samples`: the masks of one video are those of its pictures."""
+    if samples.ndim == 4:
+        return weights
+    if len(samples) > 1:
+        return weights.unsqueeze(2)
+    return frame_weights(weights, samples.shape[2], vae.temporal_compression_decode())
 
 
 def describe(shape: torch.Size) -> str:
@@ -197,11 +208,14 @@ class LatentMaskConstraint(io.ComfyNode):
         image = image[..., :3]
         mask = fit_mask(mask, image).to(image.device)  # the host may keep pictures on the GPU, but no masks
         batch = max(image.shape[0], mask.shape[0])
-        filled = FILLS[fill](image.expand(batch, -1, -1, -1), mask.expand(batch, -1, -1))
+        whole = image.expand(batch, -1, -1, -1)
+        filled = FILLS[fill](whole, mask.expand(batch, -1, -1))
         samples = encode(vae, filled)
         weights = known_weights(mask, *samples.shape[-2:], erode, partial_cells)
         shown = F.interpolate(weights, size=image.shape[1:3], mode="nearest-exact").movedim(1, -1)  # BHWC
         preview = filled * (0.25 + 0.75 * shown)
-        spec = LatentMaskSpec(samples, weights_of(samples, weights), noise_in_latent(vae, filled, samples, noise))
+        hidden = None if fill == "none" else partial(encode, vae, whole)
+        noise_of_y = noise_in_latent(vae, filled, samples, noise)
+        spec = LatentMaskSpec(samples, weights_of(samples, weights, vae), noise_of_y, hidden)
         latent = {"samples": samples, "noise_mask": 1 - spec.weights}
         return io.NodeOutput(spec, latent, preview, filled, ui=ui.PreviewImage(preview, cls=cls))

@@ -20,16 +20,16 @@ BELIEF = 0.9
 STRIP = 8  # pixels for a cell, and between two masks
 
 
-def fit_optional(name: str, mask: Tensor | None, image: Tensor) -> Tensor:
-    """A mask input as (B, 1, H, W) at the size and batch of `image` (B, 3, H, W); zeros where not connected."""
+def fit_optional(mask: Tensor | None, image: Tensor) -> Tensor:
+    """A mask input as (B, 1, H, W) at the size of `image` (B, 3, H, W); zeros where not connected.
+
+    Masks are repeated or cut to the pictures, as the host does.
+    """
     if mask is None:
         return torch.zeros_like(image[:, :1])
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).to(image).clamp(0, 1)
-    if mask.shape[0] not in (1, image.shape[0]):
-        raise ValueError(
-            f"{name}: there are {mask.shape[0]} masks for {image.shape[0]} pictures. Give one mask, or one for each."
-        )
-    return F.interpolate(mask, size=image.shape[2:], mode="nearest-exact").expand(image.shape[0], -1, -1, -1)
+    mask = mask[torch.arange(len(image)) % len(mask)]
+    return F.interpolate(mask, size=image.shape[2:], mode="nearest-exact")
 
 
 def pad_to_multiple(t: Tensor, ratio: int) -> Tensor:
@@ -185,13 +185,13 @@ class LayerDecompose(io.ComfyNode):
         check_pictures_vae(vae)
         ratio = vae.spacial_compression_encode()
         picture = image[..., :3].movedim(-1, 1).float().cpu()  # BHWC -> BCHW; not there under --gpu-only
-        start = None if mask is None else fit_optional("mask", mask, picture)
+        start = None if mask is None else fit_optional(mask, picture)
         if start is not None and not (0 < start.mean() < 1):
             raise ValueError(
                 "mask: it is all black or all white and says nothing about the layers. Paint a starting mask, or "
                 "disconnect it; a picture without transparency gives an empty one."
             )
-        fixed = fit_optional("fixed_1", fixed_1, picture), fit_optional("fixed_2", fixed_2, picture)
+        fixed = fit_optional(fixed_1, picture), fit_optional(fixed_2, picture)
         if ((fixed[0] > 0.5) & (fixed[1] > 0.5)).any():
             raise ValueError("fixed_1, fixed_2: some pixels are white in both, but can only be in one layer.")
         padded = pad_to_multiple(picture, ratio)

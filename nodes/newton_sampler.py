@@ -12,7 +12,7 @@ from .sockets import CATEGORY, Constraint, Report, Settings, schema
 
 CONSTRAINT_TIP = (
     "What the result must obey, for example from Inpaint Constraint. Not connected: the latent's own noise mask "
-    "becomes the constraint; without one this samples freely."
+    "becomes the constraint, as it does beside one without a mask; with neither this samples freely."
 )
 SETTINGS_TIP = "Expert settings from Newton Settings. Not connected: the preset 'fast'."
 

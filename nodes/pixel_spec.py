@@ -22,7 +22,7 @@ from ..sampler import (
 )
 from .comfy_adapter import PixelCodec
 from .constraint_spec import LatentSpace
-from .vae_checks import NO_ENCODER, check_tile, has_encoder
+from .vae_checks import NO_ENCODER, as_frames, check_tile, has_encoder, is_video, latent_frames
 
 # The stream of a run's noise that perturbs estimates; 0 is the sampler's own.
 PERTURBATION = 2
@@ -34,7 +34,7 @@ class PixelSpec:
     """What the finished picture must satisfy, and how the way there is found.
 
     Attributes:
-        measurement: on pictures (B, 3, H, W) in [0, 1].
+        measurement: on pictures (B, 3, H, W) in [0, 1]; those of a video are the batch.
         vae: of the model.
         size: (H, W) of the finished picture; None = any.
         pictures: how many pictures are measured; 1 = one for the whole batch.
@@ -57,13 +57,15 @@ class PixelSpec:
         self.check_latent(space)
         check_tile(self.tile, self.vae, tuple(n * self.vae.spacial_compression_encode() for n in space.shape[-2:]))
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
-        measurement = per_latent(self.measurement, space).to(space.device)
+        measurement = per_latent(self.for_vae(), space).to(space.device)
         difference = EncoderDifference(codec.decode, codec.encode, codec.step)
         linear = isinstance(measurement, LinearMeasurement)
         if isinstance(measurement, FixedPoint):
             measurement.data_residual(self.grey_picture(space))  # a function that cannot do it says so before any call
         if self.direction != "forward only":
             to_latent = codec.decoder_vjp
+        elif self.vae.latent_dim == 3:
+            to_latent = difference  # the fitted Jacobian is one of single pictures
         else:
             to_latent = LeastSquares(codec.decode) if linear else difference
             if not (linear or has_encoder(self.vae)):
@@ -72,10 +74,30 @@ class PixelSpec:
             generators = sample_generators(space.seed, space.samples, offset=PERTURBATION)
             to_latent = perturbed(to_latent, self.perturbation, generators)
         direction = PixelConstraint(measurement, codec.decode, to_latent, self.noise)
-        if not (linear and has_encoder(self.vae)):
+        if not (linear and has_encoder(self.vae)) or to_latent is difference:
             return direction
         # The encoder knows how to move x0, J which way leads there.
         return SplitUpdate(PixelConstraint(measurement, codec.decode, difference, self.noise), direction)
+
+    def for_vae(self) -> Measurement:
+        """The measurement of what the VAE's decoder gives: of a video VAE all pictures are one video.
+
+        Raises:
+            ValueError: the VAE's is video, and the way to the latent, or the measurement, is one of pictures alone.
+        """
+        if self.vae.latent_dim == 2:
+            return self.measurement
+        if self.direction != "forward only":
+            raise ValueError("direction: 'decoder gradient' is for pictures. Set 'forward only' for a video VAE.")
+        if not isinstance(self.measurement, LinearMeasurement):
+            raise ValueError(
+                "vae: it is a video VAE, and this constraint works on pictures so far. For video use Pixel SR "
+                "Constraint, or a linear operator of Pixel Operator Constraint."
+            )
+        operator = self.measurement.operator
+        if isinstance(operator, PixelMask):
+            operator = PixelMask(as_frames(self.vae, operator.known))
+        return replace(self.measurement, operator=operator, y=as_frames(self.vae, self.measurement.y))
 
     def grey_picture(self, space: LatentSpace) -> Tensor:
         ratio = self.vae.spacial_compression_encode()
@@ -85,12 +107,16 @@ class PixelSpec:
         ratio = self.vae.spacial_compression_encode()
         found = tuple(space.shape[-2:])
         expected = found if self.size is None else (self.size[0] // ratio, self.size[1] // ratio)
-        if found != expected or len(space.shape) != 4:
+        frames = space.shape[2] if is_video(self.vae) and len(space.shape) == 5 else 1
+        wrong_frames = is_video(self.vae) and latent_frames(self.vae, self.pictures) not in (1, frames)
+        if found != expected or len(space.shape) != 2 + self.vae.latent_dim or wrong_frames:
             wanted = (
                 "pictures"
                 if self.size is None
                 else (f"pictures of {self.size[1]}x{self.size[0]}, a latent of {expected[1]}x{expected[0]}")
             )
+            if is_video(self.vae):
+                wanted += f" and {latent_frames(self.vae, self.pictures)} frames"
             raise ValueError(
                 f"constraint: it is for {wanted}, but the one being sampled is "
                 f"{'x'.join(map(str, reversed(space.shape[2:])))}. Use the LATENT output of the same constraint node, "

@@ -56,6 +56,39 @@ def check_pictures_vae(vae: Any) -> None:
         )
 
 
+def check_frames(vae: Any, count: int) -> None:
+    """A picture VAE, or a video VAE that packs `count` pictures into whole latent frames."""
+    if vae.latent_dim not in (2, 3):
+        raise ValueError("vae: it is an audio VAE; this node works on pictures and video. Use the model's own VAE.")
+    if vae.latent_dim == 2 or not is_video(vae) or pictures_of(vae, latent_frames(vae, count)) == count:
+        return
+    fewer = pictures_of(vae, latent_frames(vae, count))
+    more = pictures_of(vae, latent_frames(vae, fewer) + 1)
+    raise ValueError(
+        f"image: {count} pictures are no whole number of the video VAE's latent frames. Give {fewer} or {more}."
+    )
+
+
+def is_video(vae: Any) -> bool:
+    """Some VAEs of pictures have the shape of one for video, of one frame."""
+    return vae.latent_dim == 3 and not getattr(vae, "not_video", False)
+
+
+def latent_frames(vae: Any, pictures: int) -> int:
+    return vae.downscale_ratio[0](pictures)
+
+
+def pictures_of(vae: Any, frames: int) -> int:
+    return vae.upscale_ratio[0](frames)
+
+
+def as_frames(vae: Any, pictures: Tensor) -> Tensor:
+    """(N, C, H, W) as the VAE takes them: N pictures, (1, C, N, H, W) one video, or (N, C, 1, H, W)."""
+    if vae.latent_dim == 2:
+        return pictures
+    return pictures.movedim(0, 1)[None] if is_video(vae) else pictures.unsqueeze(2)
+
+
 def encode(vae: Any, picture: Tensor) -> Tensor:
     """The VAE's latent of (B, H, W, 3).
 

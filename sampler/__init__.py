@@ -27,7 +27,7 @@ from .pixel import (
 from .plan import Plan
 from .recompose import exact_layers, harden_mask, recompose
 from .report import WHY, LevelReport, Recorder, Report
-from .sample import sample_constrained
+from .sample import Run, Step, sample_constrained, take_steps
 from .settings import PRESETS, NewtonSettings
 from .style import NORMALISATIONS, Features, StyleConstraint, reference_gram, style_distance
 from .tiles import tiled

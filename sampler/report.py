@@ -53,6 +53,7 @@ class Report:
         network_evals: evaluations of the network per picture; with classifier-free guidance two a call.
         seconds: wall time of the run.
         target: the residual target, held against each term by itself; 0 for none.
+        note: what else is to be said about the run.
     """
 
     levels: tuple[LevelReport, ...] = ()
@@ -62,6 +63,7 @@ class Report:
     network_evals: int = 0
     seconds: float = 0.0
     target: float = 0.0
+    note: str = ""
 
     def stop_reason(self) -> str:
         """Why the run took no more corrections than it did."""
@@ -85,7 +87,7 @@ class Report:
             line += f"; resampled at {resampled} levels"
         for i, label in enumerate(self.labels()):
             line += self.term_summary(i, label)
-        return f"{line}; {self.stop_reason()}"
+        return "; ".join([line, self.stop_reason(), *filter(None, [self.note])])
 
     def term_summary(self, i: int, label: str) -> str:
         spoken = [mean(level.residual[i]) for level in self.levels if not math.isnan(level.residual[i][0])]

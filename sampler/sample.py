@@ -1,7 +1,7 @@
 """The method: sampling under a constraint by inexact Newton steps."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,13 @@ from .replacement import Replacement
 from .settings import NewtonSettings
 from .step import Ancestral
 
+Step = Callable[[Tensor, Tensor, Level, Level], Tensor]
+"""From x and x0 at a level to x at the next."""
+Run = Generator[tuple[Tensor, Tensor, Level, Level], Tensor, Tensor]
+"""Gives what a `Step` takes, and is sent what it returns."""
 
-@torch.no_grad()
-def sample(denoise, x, levels, newton, replacement, step, observe):
+
+def constrained_run(denoise, x, levels, newton, replacement, observe) -> Run:
     """Algorithm 1 of Graikos et al. (arXiv 2410.18804): x (B, C, ..., H, W) from levels[0] down to levels[-1]."""
     for cur, nxt in itertools.pairwise(levels):
         if replacement:
@@ -28,11 +32,22 @@ def sample(denoise, x, levels, newton, replacement, step, observe):
         if replacement:
             x, x0, info = replacement(denoise, x, x0, cur, info)  # x0 <- W y + (1 - W) x0
         observe(cur, x, x0, info)
-        x_next = step(x, x0, cur, nxt)  # DDIM, ancestral, second order, or another sampler
+        x_next = yield x, x0, cur, nxt  # the step: DDIM, ancestral, second order, or another sampler
         x = replacement.keep(x_next, x, x0, cur, nxt) if replacement else x_next
     return x
 
 
+def take_steps(run: Run, step: Step) -> Tensor:
+    """x at the end of a run, step by step."""
+    try:
+        state = next(run)
+        while True:
+            state = run.send(step(*state))
+    except StopIteration as end:
+        return end.value
+
+
+@torch.no_grad()
 def sample_constrained(
     denoise: Denoiser,
     x: Tensor,
@@ -46,6 +61,7 @@ def sample_constrained(
     callback: Callable[[dict[str, Any]], None] = lambda info: None,
     plan: Plan | None = None,
     samples: Sequence[int] | None = None,
+    drive: Callable[[Run, Step], Tensor] = take_steps,
 ) -> Tensor:
     """Sample from noise level sigmas[0] down to sigmas[-1]; calls: levels * (1 + 2 K), with carry levels * 2 K.
 
@@ -58,11 +74,13 @@ def sample_constrained(
         delta: relative perturbation of the forward difference.
         seed: of the fresh noise; a sample's own depends on the seed and its number only.
         step: of another sampler, from (i, x, x0) at the plan's level i to x at the next, in place of ours.
-        step_calls: model calls that `step` makes in the whole run.
+        step_calls: model calls that `step` or `drive` makes in the whole run.
         callback: called once a level with `i`, `x`, `sigma`, `denoised` (x0 after the steps) and `steps` (what was
             done, a `LevelInfo`).
         plan: of this run, where the caller has made it already.
         samples: the number of each sample; None counts from 0.
+        drive: takes a run to its end, for samplers that step through several levels by themselves; it is given our
+            `Step` for those that go up.
 
     Raises:
         ValueError: the settings' `max_calls` is less than the run takes without corrections.
@@ -87,4 +105,4 @@ def sample_constrained(
             return ancestral(x, x0, cur, nxt)
         return step(cur.i, x, x0)
 
-    return sample(denoise, x, plan.levels, newton, replacement, to_next, observe)
+    return drive(constrained_run(denoise, x, plan.levels, newton, replacement, observe), to_next)

@@ -12,8 +12,8 @@ SIZE = 128
 
 
 def picture() -> tuple[Tensor, Tensor]:
-    """A held-out picture (1, 128, 128, 3), and a mask (1, 128, 128) of its right half."""
-    path = sorted((ROOT / "demo" / "heldout").glob("*.png"))[0]
+    """An emoji on white that the model never saw (1, 128, 128, 3), and a mask (1, 128, 128) of its right half."""
+    path = ROOT / "tests" / "pictures" / "airplane.png"
     image = torch.from_numpy(np.array(Image.open(path).convert("RGB")) / 255).float()[None]
     mask = torch.zeros(1, SIZE, SIZE)
     mask[..., SIZE // 2 :] = 1

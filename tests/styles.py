@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 STEPS = 8
-TURBAN = Image.open(ROOT / "demo" / "heldout" / "006.png").convert("RGB")
-REFERENCE = torch.from_numpy(np.array(TURBAN) / 255).float()[None]  # (1, 128, 128, 3) in [0, 1]
+PEACOCK = Image.open(ROOT / "tests" / "pictures" / "peacock.png").convert("RGB")
+REFERENCE = torch.from_numpy(np.array(PEACOCK) / 255).float()[None]  # (1, 128, 128, 3) in [0, 1]
 
 
 def face_graph(host: Host) -> dict[str, dict[str, Any]]:

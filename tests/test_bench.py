@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import cost
+import growth
 import live_memory
 import masks
 import methods
@@ -163,3 +164,9 @@ def test_our_own_cost_grows_like_the_latent():
     assert {r["calls"] for r in rows} == {4}
     assert all(r["memory_per_value"] == pytest.approx(1, abs=0.01) for r in rows if r["constraints"] == 1)
     assert max(r["memory_per_value"] for r in rows) < 1.5
+
+
+def test_growth_finds_the_exponent():
+    rows = [{"values": n, "peak_bytes": 7 * n, "seconds": 3 * n**2} for n in (10, 100, 5000)]
+    assert growth.exponent(rows, "peak_bytes") == pytest.approx(1)
+    assert growth.exponent(rows, "seconds") == pytest.approx(2)

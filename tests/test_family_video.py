@@ -1,7 +1,10 @@
 """Video latents (B, C, T, H, W): masks of frames, and pictures through a video VAE of Wan's architecture."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from families import family_graph, write_video_vae
 from graphs import give, sampled
 from host import CountNode, GraphError, node
@@ -10,14 +13,19 @@ from newton_pack.sampler import frame_weights
 
 def test_weights_of_a_latent_frame_are_the_least_of_its_pictures():
     weights = torch.rand(9, 1, 2, 2)
-    out = frame_weights(weights, 3)
+    out = frame_weights(weights, 3, 4)
     assert out.shape == (1, 1, 3, 2, 2)
     assert torch.equal(out[:, :, 0], weights[:1])
     assert torch.equal(out[0, :, 1], weights[1:5].amin(0)) and torch.equal(out[0, :, 2], weights[5:].amin(0))
-    assert torch.equal(frame_weights(weights[:3], 3)[0, 0], weights[:3, 0])
-    assert torch.equal(frame_weights(weights[:1], 3), weights[:1].unsqueeze(2).expand(-1, -1, 3, -1, -1))
+    assert torch.equal(frame_weights(weights[:3], 3, 4)[0, 0], weights[:3, 0])
+    assert torch.equal(frame_weights(weights[:1], 3, 4), weights[:1].unsqueeze(2).expand(-1, -1, 3, -1, -1))
+    more = torch.cat([weights, torch.zeros(3, 1, 2, 2)])  # what fills no group is not encoded
+    assert torch.equal(frame_weights(more, 3, 4), out)
+    assert torch.equal(frame_weights(more[:5], 1, 8), weights[:1].unsqueeze(0))
+    with pytest.raises(ValueError, match=r"one for each of its 9 pictures"):
+        frame_weights(weights[:7], 3, 4)
     with pytest.raises(ValueError, match="2 masks do not suffice for a video of 3 latent frames"):
-        frame_weights(weights[:2], 3)
+        frame_weights(weights[:2], 3, 4)
 
 
 @pytest.fixture
@@ -66,6 +74,39 @@ def test_a_mask_for_each_picture(host, graph):
     check_kept(host, graph, (slice(None), slice(None), slice(0, 2)))
 
 
+@pytest.mark.parametrize("pictures", [9, 10, 11, 12, 13])
+@pytest.mark.parametrize("hidden", [0, 1, 4, 5, 8])
+def test_a_hidden_picture_frees_the_latent_frame_that_it_is_in(host, graph, pictures, hidden):
+    """Whatever the number of pictures; the VAE tells by the first latent frame that changes with the picture."""
+    generator = torch.Generator().manual_seed(pictures)
+    image = torch.rand(pictures, 64, 64, 3, generator=generator)
+    masks = torch.zeros(pictures, 64, 64)
+    masks[hidden, :, 32:] = 1
+    graph |= {"image": give(host, "IMAGE", image), "mask": give(host, "MASK", masks)}
+    graph["known"]["inputs"]["fill"] = "none"
+    graph["out"]["inputs"]["value"] = ["known", 1]
+    before = host.run(graph)[0]
+    changed = image.clone()
+    changed[hidden] = 1 - changed[hidden]
+    after = host.run(graph | {"image": give(host, "IMAGE", changed)})[0]["samples"]
+    moved = (after - before["samples"]).abs().amax((0, 1, 3, 4)) > 1e-6
+    free = before["noise_mask"].amax((0, 1, 3, 4)) > 0
+    assert free.nonzero().flatten().tolist() == [moved.nonzero()[0].item()]
+
+
+def test_a_noise_mask_for_each_picture_of_a_video(host):
+    """Where the host does not say how many pictures the model's VAE packs, the usual number that fits."""
+    noise_mask = host.module("nodes.comfy_adapter.noise_mask")
+    for pictures, frames, ratio in ((12, 3, 4), (9, 2, 8), (16, 2, 8), (13, 3, 6), (3, 1, 4)):
+        mask = torch.zeros(pictures, 8, 8)
+        mask[ratio * (frames - 1)] = 1  # the last one that is encoded
+        weights = noise_mask.raw_weights(mask, torch.Size((1, 16, frames, 1, 1)), None)
+        assert weights.flatten().tolist() == [1.0] * (frames - 1) + [0.0]
+    told = SimpleNamespace(temporal_downscale_ratio=5)
+    weights = noise_mask.raw_weights(torch.eye(12)[:, :, None].expand(-1, -1, 8), torch.Size((1, 16, 3, 12, 1)), told)
+    assert (1 - weights)[0, 0, :, :, 0].argmax(1).tolist() == [0, 1, 6]
+
+
 def test_noise_mask_of_a_video(host, graph):
     """A noise mask for each latent frame is the same constraint."""
     masks = torch.zeros(9, 64, 64)
@@ -79,7 +120,106 @@ def test_noise_mask_of_a_video(host, graph):
     assert torch.allclose(sampled(host, graph), expected, atol=1e-5)
 
 
-def test_pixel_constraints_refuse_video(host, graph):
+class GroupVae:
+    """A video VAE known exactly: the first picture alone, then groups of four, each cell their mean colour."""
+
+    latent_channels, latent_dim, vae_dtype, device = 16, 3, torch.float32, torch.device("cpu")
+    downscale_ratio = (lambda n: max(0, (n + 3) // 4), 8, 8)
+    upscale_ratio = (lambda n: max(0, 4 * n - 3), 8, 8)
+
+    def spacial_compression_encode(self):
+        return 8
+
+    def encode(self, pictures):
+        """(N, H, W, 3) to (1, 16, T, h, w), as the host's wrapper does."""
+        groups = [pictures[:1], *pictures[1:].split(4)]
+        cells = [F.avg_pool2d(g.movedim(-1, 1), 8).mean(0) for g in groups]
+        return F.pad(torch.stack(cells, 1), (0, 0, 0, 0, 0, 0, 0, 13))[None]
+
+    def decode(self, latent):
+        """To (B, N, H, W, 3)."""
+        pictures = [
+            latent[:, :3, :1],
+            *(latent[:, :3, t : t + 1].expand(-1, -1, 4, -1, -1) for t in range(1, latent.shape[2])),
+        ]
+        return F.interpolate(torch.cat(pictures, 2), scale_factor=(1, 8, 8)).clamp(0, 1).movedim(1, -1)
+
+
+@pytest.fixture
+def video(host, graph):
+    """The same graph with that VAE, and what it can show: nine pictures that change from group to group."""
+    shades = torch.tensor([0.2, 0.5, 0.5, 0.5, 0.5, 0.8, 0.8, 0.8, 0.8])
+    ramp = torch.linspace(0.5, 1, 8).expand(8, 8)[None, :, :, None] * torch.tensor([1.0, 0.8, 0.6])
+    graph["vae"] = give(host, "VAE", GroupVae())
+    graph["image"] = give(host, "IMAGE", shades.reshape(-1, 1, 1, 1) * ramp)
+    graph["known"] = node("PixelSRConstraint", image=["image", 0], vae=["vae", 0], factor=8, filter="area", noise=0.0)
+    graph["sample"]["inputs"] |= {"latent_image": ["known", 1], "constraint": ["known", 0]}
+    graph["decoded"] = node("VAEDecode", samples=["sample", 0], vae=["vae", 0])
+    graph["out"]["inputs"]["value"] = ["decoded", 0]
+    return graph
+
+
+def given(host, graph):
+    return host.run({k: graph[k] for k in ("image",)} | {"out": node("TestCapture", value=["image", 0])})[0]
+
+
+@pytest.mark.parametrize("tile", [0, 32])
+def test_super_resolution_of_a_video(host, video, tile):
+    """All pictures, shrunk, are the given ones; two calls a step as for pictures."""
+    video["known"]["inputs"]["tile"] = tile
+    pictures = host.run(video)[0]
+    assert pictures.shape == (9, 64, 64, 3) and len(CountNode.batches) == 2 * 12
+    low = F.avg_pool2d(pictures.movedim(-1, 1), 8).movedim(1, -1)
+    assert (low - given(host, video)).abs().max() < 0.02
+
+
+def test_colours_of_a_grey_video(host, video):
+    whole = F.interpolate(given(host, video).movedim(-1, 1), scale_factor=8).movedim(1, -1)
+    video["image"] = give(host, "IMAGE", whole)
+    video["known"] = node(
+        "PixelOperatorConstraint", image=["image", 0], vae=["vae", 0], operator="grey", radius=2.0, length=15.0,
+        angle=0.0, quality=20, matrix="", noise=0.0,
+    )  # fmt: skip
+    pictures = host.run(video)[0]
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    assert ((pictures - whole) @ weights).abs().max() < 0.02
+    assert (pictures - whole).abs().max() > 0.02  # grey alone does not say the colours
+
+
+def test_pictures_that_fill_no_latent_frame_are_refused(host, video):
+    video["image"] = give(host, "IMAGE", torch.rand(8, 8, 8, 3))
+    with pytest.raises(GraphError, match=r"image: 8 pictures are no whole number.*Give 5 or 9"):
+        host.run(video)
+
+
+def test_a_video_of_another_length_is_refused(host, video):
+    video["sample"]["inputs"]["latent_image"] = ["latent", 0]
+    video["latent"] = give(host, "LATENT", {"samples": torch.zeros(1, 16, 2, 8, 8)})
+    with pytest.raises(GraphError, match="a latent of 8x8 and 3 frames, but the one being sampled is 8x8x2"):
+        host.run(video)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"direction": "decoder gradient"}, "direction: 'decoder gradient' is for pictures"),
+        ({"class_type": "PixelOperatorConstraint", "operator": "jpeg"}, "vae: it is a video VAE"),
+    ],
+)
+def test_what_works_on_pictures_alone_is_refused(host, video, changes, said):
+    kind = changes.pop("class_type", "PixelSRConstraint")
+    if kind != "PixelSRConstraint":
+        video["image"] = give(host, "IMAGE", torch.rand(9, 64, 64, 3))
+        widgets = {"radius": 2.0, "length": 15.0, "angle": 0.0, "quality": 20, "matrix": "", "noise": 0.0}
+        video["known"] = node(kind, image=["image", 0], vae=["vae", 0], **widgets, **changes)
+    else:
+        video["known"]["inputs"] |= changes
+    with pytest.raises(GraphError, match=said):
+        host.run(video)
+
+
+def test_a_video_vae_that_does_not_return_what_it_encodes_is_refused(host, graph):
+    """Forward passes find the way to the latent through the encoder; random weights lead nowhere."""
     graph["known"] = node("PixelSRConstraint", image=["image", 0], vae=["vae", 0], factor=2, filter="area", noise=0.0)
-    with pytest.raises(GraphError, match="video"):
+    with pytest.raises(GraphError, match="vae: what it encodes does not come back"):
         host.run(graph)

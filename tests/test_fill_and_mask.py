@@ -47,8 +47,8 @@ def test_a_video_cell_counts_by_the_least_known_of_its_pictures():
     weights = torch.ones(9, 1, 1, 2)
     weights[0, ..., 0], weights[3, ..., 1], weights[8, ..., 0] = 0.5, 0.25, 0
     expected = torch.tensor([[0.5, 1.0], [1.0, 0.25], [0.0, 1.0]])
-    assert torch.equal(frame_weights(weights, 3)[0, 0, :, 0], expected)
-    assert torch.equal(frame_weights(weights[:1], 3)[0, 0, :, 0], expected[:1].expand(3, -1))
+    assert torch.equal(frame_weights(weights, 3, 4)[0, 0, :, 0], expected)
+    assert torch.equal(frame_weights(weights[:1], 3, 4)[0, 0, :, 0], expected[:1].expand(3, -1))
 
 
 def test_sizes_that_are_no_multiple():

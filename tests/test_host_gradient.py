@@ -1,5 +1,6 @@
 """The decoder's gradient: its value, and its memory, told before it is taken."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -52,13 +53,21 @@ def test_least_squares_leaves_less_than_the_gradient_at_x8(host, vae, tile):
     assert left["least squares"] < 0.9 * left["gradient"] < 0.9
 
 
-def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae):
-    """8192 pixels on a side at once; in tiles of 64 it would fit."""
+def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae, monkeypatch):
+    """8192 pixels on a side at once, and which tile would fit instead."""
     codec = host.module("nodes.comfy_adapter.codec")
     x0 = torch.zeros(1, 4, 1024, 1024)
-    with pytest.raises(ValueError, match=r"vae: .*GB are free. Set tile to a smaller size"):
+    with pytest.raises(ValueError, match=r"vae: .*GB are free. Set tile to \d+, which fits") as error:
         codec.PixelCodec(vae).decoder_vjp(x0, lambda p: p, Identity())
-    codec.PixelCodec(vae, 64).make_room(x0)
+    side = int(re.search(r"tile to (\d+)", str(error.value))[1])
+    free = 1.001 * codec.PixelCodec(vae).gradient_memory(x0, side // 8)
+    monkeypatch.setattr(codec.comfy.model_management, "get_free_memory", lambda *args: free)
+    codec.PixelCodec(vae, side).make_room(x0)
+    with pytest.raises(ValueError, match=f"Set tile to {side}, which fits"):
+        codec.PixelCodec(vae, side + 128).make_room(x0)
+    monkeypatch.setattr(codec.comfy.model_management, "get_free_memory", lambda *args: 0.0)
+    with pytest.raises(ValueError, match=r"Set direction to 'forward only', which needs no gradient"):
+        codec.PixelCodec(vae, 64).make_room(x0)
 
 
 @pytest.mark.parametrize(("height", "width", "tile"), [(24, 24, 0), (12, 48, 0), (32, 32, 128)])

@@ -104,7 +104,7 @@ def test_every_layout_of_a_noise_mask_gives_the_weights_that_the_host_blends_wit
 
     raw_weights = host.module("nodes.comfy_adapter.noise_mask").raw_weights
     few = torch.rand(*mask[:-2], 1, 1, generator=torch.Generator().manual_seed(0)).expand(mask)
-    weights = raw_weights(few, torch.Size(shape))
+    weights = raw_weights(few, torch.Size(shape), None)
     stock = 1 - comfy.sampler_helpers.prepare_mask(few, shape, "cpu")
     assert torch.allclose(weights.expand(shape), stock, atol=1e-6)
 

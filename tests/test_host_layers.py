@@ -102,17 +102,29 @@ def test_fixed_pixels_and_starting_masks(host, graph):
     assert (m[first == 1] == 1).all() and (m[second == 1] == 0).all()
 
 
+def test_a_mask_that_says_nothing(host, graph):
+    graph["give"] = give(host, "MASK", torch.zeros(1, 64, 64))
+    graph["layers"]["inputs"]["mask"] = ["give", 0]
+    fails(host, graph, "mask:", "all black", "disconnect")
+
+
 @pytest.mark.parametrize(
-    ("name", "mask", "words"),
-    [
-        ("mask", torch.zeros(1, 64, 64), ("mask:", "all black", "disconnect")),
-        ("mask", torch.eye(64).repeat(3, 1, 1), ("mask:", "3 masks for 1 pictures")),
-    ],
+    ("masks", "pictures", "taken"), [(1, 3, [0, 0, 0]), (3, 1, [0]), (2, 3, [0, 1, 0]), (4, 2, [0, 1])]
 )
-def test_masks_that_say_nothing_or_do_not_fit(host, graph, name, mask, words):
-    graph["give"] = give(host, "MASK", mask)
-    graph["layers"]["inputs"][name] = ["give", 0]
-    fails(host, graph, *words)
+def test_masks_are_repeated_or_cut_to_the_pictures(host, masks, pictures, taken):
+    """As the host does with noise masks."""
+    import comfy.utils
+
+    mask = torch.rand(masks, 8, 8, generator=torch.Generator().manual_seed(0))
+    fitted = host.module("nodes.layers").fit_optional(mask, torch.zeros(pictures, 3, 8, 8))
+    assert torch.equal(fitted, mask[taken].unsqueeze(1))
+    assert torch.equal(fitted, comfy.utils.repeat_to_batch_size(mask.unsqueeze(1), pictures))
+
+
+def test_more_masks_than_pictures(host, graph):
+    graph["give"] = give(host, "MASK", torch.eye(64).repeat(3, 1, 1))
+    graph["layers"]["inputs"] |= {"fixed_1": ["give", 0]}
+    assert run(host, graph)[0]["mask"].shape == (1, 128, 128)
 
 
 def test_a_pixel_cannot_be_in_both_layers(host, graph):

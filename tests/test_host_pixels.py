@@ -9,7 +9,7 @@ from host import CountNode, GraphError, node
 
 @pytest.fixture
 def graph(host):
-    """A held-out picture of 32x32, to become 128x128."""
+    """A held-out emoji of 32x32, to become 128x128."""
     graph = inpaint_graph(host)
     low = F.interpolate(picture()[0].movedim(-1, 1), scale_factor=0.25, mode="area").movedim(1, -1)
     graph["image"] = give(host, "IMAGE", low)

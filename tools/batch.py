@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from client import Graph, HostError, Result
@@ -98,6 +99,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def hand_out(opts: argparse.Namespace, jobs: Iterator[Job]) -> Iterator[Outcome]:
+    if opts.servers:
+        yield from on_servers(jobs, opts.servers.split(","))
+        return
+    BASES.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=BASES, ignore_cleanup_errors=True) as base,
+        Workers(opts.workers, opts.cores, opts.gpus, opts.address) as workers,
+    ):
+        yield from workers.run(jobs, Path(base), opts.extra_nodes)
+
+
 def run(opts: argparse.Namespace) -> int:
     graph = read_graph(opts.graph)
     for setting in opts.set:
@@ -105,15 +118,9 @@ def run(opts: argparse.Namespace) -> int:
     ask_for_reports(graph)
     batch = Batch(graph, read_rows(graph, opts.inputs), [opts.graph.parent, ROOT / "demo" / "images"], opts.out)
     try:
-        if opts.servers:
-            batch.take(on_servers(batch.jobs(), opts.servers.split(",")))
-        else:
-            BASES.mkdir(parents=True, exist_ok=True)
-            with (
-                tempfile.TemporaryDirectory(dir=BASES, ignore_cleanup_errors=True) as base,
-                Workers(opts.workers, opts.cores, opts.gpus, opts.address) as workers,
-            ):
-                batch.take(workers.run(batch.jobs(), Path(base), opts.extra_nodes))
+        jobs = batch.jobs()
+        if first := next(jobs, None):  # else nothing has to be started
+            batch.take(hand_out(opts, chain([first], jobs)))
     finally:
         batch.close()
     return 1 if batch.failures else 0

@@ -8,13 +8,33 @@ import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from client import Client, HostError, Result, ServerGone
 from headless import ROOT, comfyui_folder
 from rows import Job
 
 RETRIES = 3  # of a row whose worker died
+STARTS = 3
 Outcome = tuple[Job, Result | HostError]
+
+
+def start_ray(ray: Any, cores: int, address: str | None) -> None:
+    """Start Ray here, or connect to a cluster. A machine too busy to start all its parts in time is asked again."""
+    variables = {"PYTHONPATH": str(ROOT / "tools"), "COMFYUI_PATH": str(comfyui_folder())}
+    variables["OMP_NUM_THREADS"] = str(cores)
+    options = {"include_dashboard": False} if address is None else {}
+    for attempt in range(STARTS):
+        try:
+            return ray.init(
+                address or "local", log_to_driver=False, logging_level="CRITICAL",
+                runtime_env={"env_vars": variables}, **options,
+            )  # fmt: skip
+        except Exception as e:  # Ray raises that very class too
+            ray.shutdown()
+            if address or attempt == STARTS - 1:
+                what = f"--address {address}: no Ray cluster answers" if address else "Ray does not start here"
+                raise HostError(f"{what}: {(str(e) or repr(e)).splitlines()[0]}") from None
 
 
 class Workers:
@@ -25,19 +45,14 @@ class Workers:
     """
 
     def __init__(self, count: int | None, cores: int, gpus: float | None, address: str | None):
-        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-        os.environ.setdefault("RAY_worker_niceness", "0")  # they are the work, not its background
+        os.environ |= {
+            "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_worker_niceness": "0",  # they are the work, not its background
+        }  # fmt: skip
         import ray
         from ray.util.placement_group import placement_group
 
-        variables = {"PYTHONPATH": str(ROOT / "tools"), "COMFYUI_PATH": str(comfyui_folder())}
-        try:
-            ray.init(
-                address or "local", include_dashboard=None if address else False, log_to_driver=False,
-                logging_level="ERROR", runtime_env={"env_vars": variables | {"OMP_NUM_THREADS": str(cores)}},
-            )  # fmt: skip
-        except (ConnectionError, OSError, ValueError, RuntimeError) as e:
-            raise HostError(f"--address {address}: no Ray cluster answers: {str(e).splitlines()[0]}") from None
+        start_ray(ray, cores, address)
         self.ray, there = ray, ray.cluster_resources()
         has_cores, has_gpus = int(there.get("CPU", 0)), there.get("GPU", 0)
         gpus = gpus if gpus is not None else float(has_gpus > 0)

@@ -23,6 +23,7 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 - 2026, used where it is there: fix_empty_latent_channels takes the ratios that an empty LATENT was made for.
 """
 
+from .base_sampler import REPLACED, SINGLE_STEP, SUBSTITUTE, WHOLE_RUN
 from .clip_vision import block_features
 from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
 from .demo_files import register_checkpoints
@@ -30,6 +31,6 @@ from .guider import MultiPromptRun, sample_with_prompts, samples_at_once, simple
 from .host_denoiser import HostDenoiser
 from .inspection import Inspection, NoGradient, inspect_model
 from .ksampler import sample_latent, scheduler_names
-from .model_patch import SINGLE_STEP, constrain_model, constrain_sampler
+from .model_patch import constrain_model, constrain_sampler
 from .sampling import make_sampler
 from .scales import measured_scales

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ...sampler import Backprojection, tiled
-from ..vae_checks import NO_ENCODER, check_pictures_vae, has_encoder
+from ..vae_checks import NO_ENCODER, as_frames, check_frames, has_encoder
 from .precision import encoder_step
 from .weights import with_copied_weights
 
@@ -20,6 +20,7 @@ Map = Callable[[Tensor], Tensor]
 # Peak of a decoder's gradient over what autograd keeps for it: 1.25 to 1.31 with TAESD and the KL decoder of SD1.5 on a
 # CPU. Split attention, which is not linear in area, adds 5 % at 1024 pixels and 18 % at 2048.
 GRADIENT_PEAK = 1.4
+TILE_STEP = 64  # pixels, of the widget
 # Pictures in float32 that are alive while tiles are put together.
 CANVASES = 5
 
@@ -30,10 +31,10 @@ def same(t: Tensor) -> Tensor:
 
 def start_latent(vae: Any, image: Tensor, tile: int, needs_encoder: bool) -> Tensor:
     """The VAE's latent of `image` (B, H, W, 3); an empty one without an encoder, where none is needed."""
-    check_pictures_vae(vae)
+    check_frames(vae, len(image))
     if has_encoder(vae):
-        return PixelCodec(vae, tile).encode(image.movedim(-1, 1))
-    if needs_encoder:
+        return PixelCodec(vae, tile).encode(as_frames(vae, image.movedim(-1, 1)))
+    if needs_encoder or vae.latent_dim != 2:
         raise ValueError(NO_ENCODER)
     ratio = vae.spacial_compression_encode()
     return torch.zeros(image.shape[0], vae.latent_channels, image.shape[1] // ratio, image.shape[2] // ratio)
@@ -41,7 +42,7 @@ def start_latent(vae: Any, image: Tensor, tile: int, needs_encoder: bool) -> Ten
 
 @dataclass(frozen=True)
 class PixelCodec:
-    """Between x0 and pictures (B, 3, H, W) in [0, 1].
+    """Between x0 and pictures (B, 3, H, W) in [0, 1]; of a video VAE (B, 3, T, H, W).
 
     Attributes:
         tile: side of the tiles in pixels, a multiple of the VAE's ratio; 0 = the whole picture at once.
@@ -83,7 +84,8 @@ class PixelCodec:
 
     def encode(self, picture: Tensor) -> Tensor:
         def one(part: Tensor) -> Tensor:
-            return self.vae.encode(part.movedim(1, -1))
+            pictures = part.movedim(1, -1)  # BCHW -> BHWC, of a video BCTHW -> BTHWC
+            return self.vae.encode(pictures) if part.ndim == 4 else torch.cat([self.vae.encode(v) for v in pictures])
 
         return self.process_in(self.over_tiles(one, picture, self.ratio, 1))
 
@@ -100,8 +102,17 @@ class PixelCodec:
             if self.cells(z, 1) < max(z.shape[-2:]):
                 # One tile at a time keeps what its gradient needs, for another forward pass.
                 decode = partial(checkpoint, decode, use_reentrant=False)
-            picture = self.over_tiles(decode, self.process_out(z), 1, self.ratio)
-            return torch.autograd.grad(picture, z, measurement.A_adjoint(residual(picture.detach())))[0]
+            try:
+                picture = self.over_tiles(decode, self.process_out(z), 1, self.ratio)
+                return torch.autograd.grad(picture, z, measurement.A_adjoint(residual(picture.detach())))[0]
+            except comfy.model_management.OOM_EXCEPTION:
+                pass  # what the exception holds is free once it is gone
+        comfy.model_management.soft_empty_cache()
+        side = self.cells(x0, 1) * self.ratio
+        raise ValueError(
+            f"vae: the memory did not suffice for its decoder's gradient on {len(x0)} tiles of {side} pixels. "
+            + self.smaller_tile(x0, side // 2)
+        )
 
     @cached_property
     def differentiable_decoder(self) -> Map:
@@ -120,19 +131,29 @@ class PixelCodec:
 
     def make_room(self, x0: Tensor) -> None:
         """Free what a tile's gradient takes, as measured on small latents, and the whole picture that it is put in."""
-        batch, _, *shape = x0.shape
         cells = self.cells(x0, 1)
-        height, width = (min(n, cells) for n in shape)
-        tile = self.gradient_bytes * height * width
-        needed = batch * (tile + CANVASES * 3 * 4 * self.ratio**2 * shape[0] * shape[1])
+        side, needed = cells * self.ratio, self.gradient_memory(x0, cells)
         comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=needed)
         free = comfy.model_management.get_free_memory(self.vae.device)
         if free < needed:
             raise ValueError(
-                f"vae: its decoder's gradient on {batch} tiles of {cells * self.ratio} pixels needs about "
-                f"{needed / 2**30:.1f} GB, but {free / 2**30:.1f} GB are free. Set tile to a smaller size, for example "
-                "256, or direction to 'forward only'."
+                f"vae: its decoder's gradient on {len(x0)} tiles of {side} pixels needs about {needed / 2**30:.1f} GB, "
+                f"but {free / 2**30:.1f} GB are free. " + self.smaller_tile(x0, side)
             )
+
+    def gradient_memory(self, x0: Tensor, cells: int) -> float:
+        """Bytes that the gradient at x0 takes in tiles of so many cells a side."""
+        batch, _, *shape = x0.shape
+        height, width = (min(n, cells) for n in shape)
+        return batch * (self.gradient_bytes * height * width + CANVASES * 3 * 4 * self.ratio**2 * shape[0] * shape[1])
+
+    def smaller_tile(self, x0: Tensor, most: int) -> str:
+        """The remedy where memory is short: the largest tile that fits now, of at most so many pixels a side."""
+        free = comfy.model_management.get_free_memory(self.vae.device)
+        sides = range(most // TILE_STEP * TILE_STEP, 0, -TILE_STEP)
+        fits = (side for side in sides if self.gradient_memory(x0, side // self.ratio) <= free)
+        forward = "Set direction to 'forward only', which needs no gradient."
+        return next((f"Set tile to {side}, which fits, or direction to 'forward only'." for side in fits), forward)
 
 
 def kept_for_gradient(function: Map, z: Tensor) -> int:

@@ -13,14 +13,16 @@ AFTER = "sampler_post_cfg_function"
 class CondCapture:
     """The conditional estimate of the last call, as guiders hand it to functions after guidance.
 
-    `x0` has the shape of the latent (B, C, ..., H, W); None where a guider hands nothing on.
+    `x0` has the shape of the latent (B, C, ..., H, W), and so has the estimate for the negative prompt, `negative`;
+    None where a guider hands nothing on.
     """
 
     def __init__(self):
         self.x0: Tensor | None = None
+        self.negative: Tensor | None = None
 
     def __call__(self, args: dict[str, Any]) -> Tensor:
-        self.x0 = args["cond_denoised"]
+        self.x0, self.negative = args["cond_denoised"], args["uncond_denoised"]
         return args["denoised"]
 
     def watch(self, options: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class HostDenoiser:
 
     Attributes:
         calls: NFE so far.
-        x0_cond: the last call's estimate before guidance, of the shape of its x; None where the guider tells none.
+        x0, x0_cond: the last call's estimate, and the one before guidance; None where the guider tells none.
         extra_args: for samplers of the host that call the model themselves.
     """
 
@@ -64,10 +64,10 @@ class HostDenoiser:
         self.state.before_call(sigma)
         self.models.keep_loaded(x.shape)
         options = self.model_options if model_options is None else model_options
-        x0 = self.model_k(x, sigma, **self.extra_args | {"model_options": options})
+        self.x0 = self.model_k(x, sigma, **self.extra_args | {"model_options": options})
         self.calls += 1
         self.on_call(self.calls)
-        return x0
+        return self.x0
 
 
 class Evaluations:

@@ -1,7 +1,6 @@
 """The method in graphs that sample with other nodes than ours."""
 
 import inspect
-from functools import partial
 from typing import Any
 
 import comfy.patcher_extension
@@ -11,14 +10,10 @@ from torch import Tensor
 from ...sampler import NewtonSettings
 from ..combine import Part, SumSpec
 from ..constraint_spec import ConstraintSpec
-from .sampling import NewtonKSampler, newton_function
+from .base_sampler import base_sampler_of
+from .sampling import NewtonKSampler
 
 WRAPPER_KEY = "newton_constrained_sampling"
-
-# Samplers of the host whose steps need nothing of earlier levels; the others would lose their history. With the model
-# calls that each makes beyond the first estimate, at every level but the last.
-SINGLE_STEP = {"euler": 0, "euler_ancestral": 0, "heun": 1, "dpm_2": 1, "dpm_2_ancestral": 1, "dpmpp_2s_ancestral": 1,
-               "ddpm": 0, "lcm": 0, "seeds_2": 1, "seeds_3": 2}  # fmt: skip
 
 
 def constrain_sampler(
@@ -28,31 +23,16 @@ def constrain_sampler(
 
     Without a constraint the noise mask of the latent being sampled becomes it.
     """
-    if not isinstance(sampler, comfy.samplers.KSAMPLER):
-        raise ValueError(
-            f"sampler: a {type(sampler).__name__} cannot be driven one noise level at a time. Use one of "
-            f"{', '.join(SINGLE_STEP)}, or the SAMPLER of the Newton Sampler node."
-        )
-    function, options = sampler.sampler_function, sampler.extra_options
-    if function is newton_function:
+    if isinstance(sampler, NewtonKSampler):
+        options = sampler.extra_options
         if constraint is not None and options["constraint"] is not None:
             raise ValueError(
                 "constraint: the model or Constrain Sampler carries one, and the sampler that is driven another. Join "
                 "them with Combine Constraints and connect the result in one place."
             )
         return NewtonKSampler(options | {"constraint": constraint or options["constraint"]})
-    name = function.__name__.removeprefix("sample_")
-    if name not in SINGLE_STEP:
-        raise ValueError(
-            f"sampler_name: '{name}' is not among the samplers that can be driven. Those that use earlier levels, or "
-            "more than the model's estimate, would be wrong after a correction. Use one of "
-            f"{', '.join(SINGLE_STEP)}; euler_ancestral is the best start."
-        )
-    driven = {
-        "constraint": constraint, "settings": settings, "base_sampler": partial(function, **options),
-        "base_calls": SINGLE_STEP[name],
-    }  # fmt: skip
-    return NewtonKSampler(driven, sampler.inpaint_options)
+    driven = {"constraint": constraint, "settings": settings, "base_sampler": base_sampler_of(sampler)}
+    return NewtonKSampler(driven, getattr(sampler, "inpaint_options", {}))
 
 
 class ConstrainedSampling:

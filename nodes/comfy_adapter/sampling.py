@@ -1,11 +1,9 @@
 """The method as a sampler function of the host."""
 
 import hashlib
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import comfy.samplers
@@ -13,66 +11,25 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...sampler import (
-    Constraint,
     Denoiser,
-    LatentMask,
     NewtonSettings,
     Plan,
     Recorder,
     Report,
     WeightedSum,
     levels_of,
-    mixed_seed,
     sample_constrained,
 )
-from ..constraint_spec import ConstraintSpec, LatentSpace
+from ..constraint_spec import ConstraintSpec
+from .base_sampler import BaseSampler, steps_of
+from .binding import bind_constraint, leftover_noise, start_of_run
 from .guidance import FrozenGuidance
 from .host_denoiser import HostDenoiser, LoadedModels
-from .noise_mask import noise_mask_weights, weights_over_time
 from .precision import delta_for
 from .run_checks import check_run
 from .scales import check_latent, measured_scales
 
 log = logging.getLogger("newton_constrained_sampling")
-
-
-def bind_constraint(
-    constraint: ConstraintSpec | None,
-    model_k: Any,
-    x: Tensor,
-    raw_mask: Tensor | None,
-    mask: Tensor | None,
-    model_options: dict[str, Any],
-    seed: int,
-    samples: Sequence[int],
-    batch_index: Sequence[int] | None,
-) -> Constraint | WeightedSum:
-    """The constraint in the sampler's coordinates; without one, the latent's noise mask becomes it."""
-    base = model_k.inner_model.inner_model
-    weights_at = weights_over_time(model_options, model_k.inner_model, model_k.sigmas)
-    if constraint is not None:
-        space = LatentSpace(
-            x.shape, x.device, base.process_latent_in, base.process_latent_out, base.model_sampling.percent_to_sigma,
-            seed, samples, batch_index, weights_at,
-        )  # fmt: skip
-        return constraint.bind(space)
-    weights = noise_mask_weights(raw_mask, mask, x.shape, weights_at)
-    if weights is None or not weights.any():
-        return WeightedSum(())
-    return LatentMask(model_k.latent_image, weights.to(x), weights_at)
-
-
-class CachedFirstCall:
-    """A host model whose first call is answered with an estimate that is already known."""
-
-    def __init__(self, model_k: Any, model: Callable[[Tensor, Tensor], Tensor], x0: Tensor):
-        self.model_k, self.model, self.given = model_k, model, [x0]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model_k, name)
-
-    def __call__(self, x: Tensor, sigma: Tensor, **extra_args: Any) -> Tensor:
-        return self.given.pop() if self.given else self.model(x, sigma)
 
 
 def newton_function(
@@ -89,20 +46,18 @@ def newton_function(
     raw_mask: Tensor | None = None,
     samples: Sequence[int] | None = None,
     batch_index: Sequence[int] | None = None,
-    base_sampler: Callable[..., Tensor] | None = None,
-    base_calls: int = 0,
+    base_sampler: BaseSampler | None = None,
 ) -> Tensor:
     """`sample_constrained` as a k-diffusion sampler function of the host.
 
     Args:
         on_call: told the calls done and in all, after each; in all is corrected at the end.
         on_report: given the report of the run at its end.
-        raw_mask: the latent's noise mask before the host interpolates it; a constraint has precedence.
+        raw_mask: the latent's noise mask before the host interpolates it; masks of the constraint have precedence.
         samples: the number of each sample in the run's noise, see `numbers_of`; None counts from 0.
         batch_index: the latents' places in the batch that they were taken from.
-        base_sampler: sampler function that takes the step from one noise level to the next instead of ours; with
-            nothing to obey it runs as it is.
-        base_calls: what it calls the model for beyond the estimate it is given, at each level but a last one of 0.
+        base_sampler: takes the steps from one noise level to the next instead of ours; with nothing to obey it
+            runs as it is.
     """
     if len(sigmas) < 2:
         return x  # no step to take
@@ -111,14 +66,19 @@ def newton_function(
     check_run(guider, x, sigmas, extra_args["denoise_mask"])
     models = LoadedModels(guider)  # before a constraint's VAE can push them out
     seed, samples = extra_args.get("seed") or 0, samples or range(len(x))
+    if leftover_noise(model_k, extra_args["denoise_mask"]):
+        extra_args, raw_mask = extra_args | {"denoise_mask": None}, None
     mask, options = extra_args["denoise_mask"], extra_args["model_options"]
     bound = bind_constraint(constraint, model_k, x, raw_mask, mask, options, seed, samples, batch_index)
     nothing = bound == WeightedSum(())
     if nothing and base_sampler is not None:
-        return base_sampler(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
+        return base_sampler.function(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
     levels, scales = settings.with_restarts(sigmas.tolist()), measured_scales(base.model_sampling)
-    other_calls = base_calls * sum(cur > nxt > 0 for cur, nxt in itertools.pairwise(levels))
+    base_sampler = base_sampler and base_sampler.on(base.model_sampling)
+    other_calls = base_sampler.calls_of(levels) if base_sampler else 0
+    note = base_sampler.announced() if base_sampler else ""
     plan = Plan(bound, settings, levels_of(levels, scales), other_calls)
+    x = start_of_run(x, model_k, bound, plan.levels[0])
     recorder = Recorder(plan, x)
 
     def tick(calls: int) -> None:
@@ -126,15 +86,9 @@ def newton_function(
         on_call(calls, plan.total)
 
     host = HostDenoiser(model_k, extra_args, tick, nothing, models)
-    frozen = FrozenGuidance(host, host.model_options) if settings.conditional_only else None
+    alone = settings.conditional_only and not (base_sampler and base_sampler.needs_negative)
+    frozen = FrozenGuidance(host, host.model_options) if alone else None
     model, perturbed_call = (frozen.model, frozen.perturbed_call) if frozen else (host, None)
-
-    def base_step(base_sampler: Callable[..., Tensor], i: int, x: Tensor, x0: Tensor) -> Tensor:
-        # A sampler's noise starts anew with its seed, so every level gets one of its own.
-        extra = host.extra_args | {"seed": mixed_seed(seed, i)}
-        return base_sampler(
-            CachedFirstCall(model_k, model, x0), x, sigmas.new_tensor(levels[i : i + 2]), extra_args=extra, disable=True
-        )
 
     def level_done(info: dict[str, Any]) -> None:
         recorder.level(info)
@@ -142,17 +96,18 @@ def newton_function(
             callback(info)
 
     denoise = Denoiser(model, scales, perturbed_call, lambda: host.x0_cond)
-    step = None if base_sampler is None else partial(base_step, base_sampler)
+    steps = steps_of(base_sampler, host, model, x, sigmas.new_tensor(levels)) if base_sampler else {}
     delta = delta_for(settings, base.manual_cast_dtype or base.get_dtype(), x.device)
     with tqdm(total=plan.total, disable=disable, unit="call") as bar:
         out = sample_constrained(
-            denoise, x, levels, bound, settings, delta, seed, step, other_calls, level_done, plan, samples
-        )
+            denoise, x, levels, bound, settings, delta, seed, step_calls=other_calls, callback=level_done, plan=plan,
+            samples=samples, **steps,
+        )  # fmt: skip
         bar.total = host.calls
     if host.calls < plan.total:  # a residual target was reached, or a mask not active where it would be resampled
         on_call(host.calls, host.calls)
     evals = host.evaluations.pictures // len(x)
-    report = recorder.report(calls=host.calls, network_evals=evals, target=settings.residual_target)
+    report = recorder.report(calls=host.calls, network_evals=evals, target=settings.residual_target, note=note)
     log.info("Newton constrained sampling: %s", report.summary())
     on_report(report)
     return out

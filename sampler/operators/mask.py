@@ -31,24 +31,27 @@ def known_weights(mask: Tensor, height: int, width: int, erode: int = 0, partial
     return 1 - unknown
 
 
-def frame_weights(weights: Tensor, frames: int) -> Tensor:
+def frame_weights(weights: Tensor, frames: int, ratio: int) -> Tensor:
     """Weights (1, 1, T, h, w) of a video latent of T frames from those of its pictures, (F, 1, h, w).
 
-    A video VAE packs the first picture alone and the others in groups of equal size; a cell counts by the least known
-    of its pictures. F = T gives every latent frame its own weights, F = 1 the same to all.
+    A video VAE packs the first picture alone and the others in groups of `ratio`; a cell counts by the least known of
+    its pictures. Pictures that fill no group are left out, as by the VAE. F = T gives every latent frame its own
+    weights, F = 1 the same to all.
 
     Raises:
-        ValueError: F is neither 1 nor at least T.
+        ValueError: F is none of these.
     """
     if len(weights) == 1:
         return weights.unsqueeze(2).expand(-1, -1, frames, -1, -1)
-    if len(weights) < frames:
+    if len(weights) == frames:
+        return weights.unsqueeze(0).movedim(2, 1)
+    pictures = 1 + ratio * (frames - 1)
+    if len(weights) < pictures:
         raise ValueError(
             f"mask: {len(weights)} masks do not suffice for a video of {frames} latent frames. Give one mask for all, "
-            "one for each latent frame, or one for each picture."
+            f"one for each latent frame, or one for each of its {pictures} pictures."
         )
-    size = (len(weights) - 1) // max(frames - 1, 1)
-    groups = [weights[:1], *weights[1:].split(size)][:frames] if frames > 1 else [weights]
+    groups = [weights[:1], *weights[1:pictures].split(ratio)][:frames]
     return torch.stack([g.amin(0) for g in groups], 1).unsqueeze(0)
 
 
@@ -81,12 +84,15 @@ class LatentMask:
         weights_at: from W and a noise level to the weights there; None: W at every level.
         noise: sigma_y of y, (1,), (B,) or a number; e is asked to shrink to this rms, no further, so that noise is not
             kept.
+        hidden: gives what y covers where nothing is known, of the shape of y: there a run that starts below full noise
+            begins; None: with y.
     """
 
     y: Tensor
     weights: Tensor
     weights_at: Callable[[Tensor, float], Tensor] | None = None
     noise: float | Tensor = 0.0
+    hidden: Callable[[], Tensor] | None = None
     unit = "rms in the latent"
 
     def weights_now(self, sigma: float) -> Tensor:
