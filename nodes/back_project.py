@@ -44,17 +44,18 @@ class BackProjectPixels(io.ComfyNode):
     def execute(cls, image: Tensor, constraint: Any) -> io.NodeOutput:
         if not isinstance(constraint, PixelSpec):
             raise ValueError(
-                "constraint: this node needs a pixel constraint, such as from Super-Resolution Constraint. For a "
-                "latent mask use Composite Inside Mask."
+                "constraint: this node needs one on pixels. Connect that of Super-Resolution Constraint, for example; "
+                "for masks use Composite Inside Mask."
             )
         if constraint.size not in (None, tuple(image.shape[1:3])):
             raise ValueError(
                 f"image: its size is {image.shape[2]}x{image.shape[1]}, but the constraint is for "
-                f"{constraint.size[1]}x{constraint.size[0]}."
+                f"{constraint.size[1]}x{constraint.size[0]}. Connect the result that was sampled under this constraint."
             )
         if constraint.pictures not in (1, image.shape[0]):
             raise ValueError(
-                f"image: there are {image.shape[0]} pictures, but the constraint is for {constraint.pictures}."
+                f"image: there are {image.shape[0]} pictures, but the constraint is for {constraint.pictures}. Give "
+                "the same number."
             )
         given = rgb_picture(image)
         projected = back_project(constraint.measurement, given, constraint.noise)

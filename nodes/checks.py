@@ -7,7 +7,8 @@ when it reaches the user: editors show the first words at once and the rest on a
 import math
 import numbers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import wraps
 from inspect import signature
@@ -37,27 +38,34 @@ def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(execute)
     def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return checked_run(cls, *args, **kwargs)
-        except ValueError as e:
-            raise ValueError(remedy_first(str(e))) from e
+        with remedies_first():
+            check_all(cls, *args, **kwargs)
+            return execute(cls, *args, **kwargs)
 
-    def checked_run(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def check_all(cls: Any, *args: Any, **kwargs: Any) -> None:
         given = parameters.bind(cls, *args, **kwargs).arguments
         # A VAE is tried, which takes longest.
         for i in sorted(cls.define_schema().inputs, key=lambda i: i.get_io_type() == "VAE"):
             unconnected = i.optional and given.get(i.id) is None and i.get_io_type() not in WIDGETS
             if i.id in given and not unconnected:
                 CHECKS[i.get_io_type()](i.id, given[i.id], i)
-        return execute(cls, *args, **kwargs)
 
     return run
+
+
+@contextmanager
+def remedies_first() -> Iterator[None]:
+    """Errors on their way to the user begin with what to do."""
+    try:
+        yield
+    except ValueError as e:
+        raise ValueError(remedy_first(str(e))) from e
 
 
 def remedy_first(text: str) -> str:
     """'name: problem. Remedy.' as 'Remedy.' and, on a line of its own, 'name: problem.'"""
     problem, *remedy = REMEDY.split(text, maxsplit=1)
-    return f"{remedy[0]}\n{problem}." if remedy else text
+    return f"{remedy[0]}\n{problem}." if remedy and "\n" not in text else text
 
 
 def kind(value: Any) -> str:

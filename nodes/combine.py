@@ -97,6 +97,7 @@ class CombineConstraints(io.ComfyNode):
         for name, p in zip("ab", parts, strict=True):
             if p.start > p.end:
                 raise ValueError(
-                    f"start_{name}: {p.start} lies after end_{name} {p.end}, so the constraint would never act."
+                    f"start_{name}: {p.start} lies after end_{name} {p.end}, so the constraint would never act. "
+                    "Set start before end."
                 )
         return io.NodeOutput(SumSpec(tuple(p for p in parts if p.spec is not None)))

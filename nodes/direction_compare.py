@@ -207,8 +207,8 @@ class DirectionCompare(io.ComfyNode):
         task = Task(y, encoded(vae, start, "start"), known_weights(mask, *y.shape[-2:]))
         if not task.weights.any():
             raise ValueError(
-                "mask: it leaves no latent cell known, so there is no error to correct. Leave a region of at least 16 "
-                "pixels black."
+                "mask: it leaves no latent cell known, so there is no error to correct. Paint less: a region of at "
+                "least 16 pixels must stay black."
             )
         found: list[Any] = []
         inspect_model(

@@ -25,7 +25,7 @@ class ExamplePicture(io.ComfyNode):
             category=CATEGORY,
             description="A picture of this pack's demo graphs. For your own use Load Image, which gives the same two "
             "outputs.",
-            inputs=[io.Combo.Input("picture", options=names, default=names[0], tooltip="Which one.")],
+            inputs=[io.Combo.Input("image", options=names, default=names[0], tooltip="Which one.")],
             outputs=[
                 io.Image.Output(display_name="IMAGE", tooltip="The picture."),
                 io.Mask.Output(display_name="MASK", tooltip="1 (white) where it is transparent, as Load Image does."),
@@ -34,7 +34,7 @@ class ExamplePicture(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, picture: str) -> io.NodeOutput:
-        with Image.open(PICTURES / picture) as file:
+    def execute(cls, image: str) -> io.NodeOutput:
+        with Image.open(PICTURES / image) as file:
             rgba = torch.from_numpy(np.array(file.convert("RGBA"), np.float32) / 255).unsqueeze(0)  # BHWC
         return io.NodeOutput(rgba[..., :3], 1 - rgba[..., 3], ui=ui.PreviewImage(rgba, cls=cls))

@@ -193,7 +193,7 @@ class LayerDecompose(io.ComfyNode):
             )
         fixed = fit_optional(fixed_1, picture), fit_optional(fixed_2, picture)
         if ((fixed[0] > 0.5) & (fixed[1] > 0.5)).any():
-            raise ValueError("fixed_1, fixed_2: some pixels are white in both, but can only be in one layer.")
+            raise ValueError("fixed_1, fixed_2: some pixels are white in both. Paint each of them in one.")
         padded = pad_to_multiple(picture, ratio)
         latent = encode(vae, padded.movedim(1, -1))
         prior = cell_prior(

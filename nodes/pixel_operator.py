@@ -139,7 +139,9 @@ def mixed(mix: ChannelMix, picture: Tensor) -> tuple[LinearMeasurement, Tensor]:
 
 def masked(picture: Tensor, mask: Tensor | None) -> tuple[LinearMeasurement, Tensor]:
     if mask is None:
-        raise ValueError("mask: nothing is connected, but the operator 'pixel mask' needs it: 1 (white) = unknown.")
+        raise ValueError(
+            "mask: nothing is connected, but the operator 'pixel mask' needs it. Connect a mask, 1 (white) = unknown."
+        )
     image = picture.movedim(1, -1)
     mask = fit_mask(mask, image)
     pictures = max(len(image), len(mask))
@@ -153,10 +155,10 @@ def kernel_weights(kernel: Tensor | None) -> Tensor:
     """(n, m) from a picture (1, n, m, C) of the blurred point."""
     if kernel is None:
         raise ValueError(
-            "kernel: nothing is connected, but the operator 'kernel' needs a picture of the blurred point."
+            "kernel: nothing is connected, but the operator 'kernel' needs it. Connect a picture of the blurred point."
         )
     if kernel.shape[0] != 1:
-        raise ValueError(f"kernel: there are {kernel.shape[0]} pictures; give one.")
+        raise ValueError(f"kernel: there are {kernel.shape[0]} pictures. Give one.")
     return kernel[0, ..., :3].mean(-1)
 
 

@@ -81,7 +81,7 @@ class PixelTargetConstraint(io.ComfyNode):
             raise ValueError(NO_ENCODER)
         if target == "function" and function is None:
             raise ValueError(
-                "function: nothing is connected; connect a node that gives a NEWTON_TARGET, or choose another target."
+                "function: nothing is connected. Connect a node that gives a NEWTON_TARGET, or choose another target."
             )
         colour_list = None if palette is None else distinct_colours(palette)
         functions = {

@@ -41,7 +41,9 @@ class StyleSpec:
 
     def bind(self, space: LatentSpace) -> StyleConstraint:
         if len(space.shape) != 4:
-            raise ValueError("constraint: style works on pictures so far, but a video latent is being sampled.")
+            raise ValueError(
+                "constraint: style works on pictures so far, but a video latent is being sampled. Use a picture model."
+            )
         if space.shape[1] != self.vae.latent_channels:
             raise ValueError(
                 f"vae: its latents have {self.vae.latent_channels} channels, but the one being sampled has "

@@ -89,7 +89,7 @@ def pixel_art(image: Tensor, cell: int, colours: int, palette: Tensor | None) ->
     height, width = image.shape[1:3]
     if height % cell or width % cell:
         raise ValueError(
-            f"cell: {cell} does not divide the picture's {width}x{height}; choose a divisor of both, such as "
+            f"cell: {cell} does not divide the picture's {width}x{height}. Choose a divisor of both, such as "
             f"{math.gcd(height, width)}."
         )
     palettes = [palette] * len(image)
@@ -114,7 +114,7 @@ def distinct_colours(image: Tensor) -> Tensor:
     colours = (255 * image[..., :3].clamp(0, 1)).round().reshape(-1, 3).unique(dim=0) / 255
     if not 2 <= len(colours) <= 256:
         raise ValueError(
-            f"palette: the picture has {len(colours)} colours; give one of 2 to 256, without soft edges or JPEG."
+            f"palette: the picture has {len(colours)} colours. Give one of 2 to 256, without soft edges or JPEG."
         )
     return colours
 

@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+API = ROOT / "workflows" / "api"
+# The editor's form of each graph, by its name in the API folder.
+TITLES = {f.stem: ROOT / "workflows" / f"{f.read_text(encoding='utf-8').partition(chr(10))[0][3:]}.json"
+          for f in API.glob("*.md")}  # fmt: skip
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ON_CI = bool(os.environ.get("CI"))
 # On CI a missing browser is an error, never a reason to skip.

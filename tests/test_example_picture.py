@@ -17,7 +17,7 @@ def test_every_picture_is_what_load_image_gives(host):
     for file in (ROOT / "demo" / "images").iterdir():
         shutil.copy(file, host.base / "input")
         graph = {
-            "ours": node("NewtonExamplePicture", picture=file.name), "stock": node("LoadImage", image=file.name),
+            "ours": node("NewtonExamplePicture", image=file.name), "stock": node("LoadImage", image=file.name),
         }  # fmt: skip
         for out in (0, 1):
             ours, stock = (

@@ -23,7 +23,13 @@ API = ROOT / "workflows" / "api"
 VIEW = 1400, 850  # pixels of a window in which a graph opens as a whole
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 COLUMNS = {
-    "Model and picture": ("CheckpointLoaderSimple", "ControlNetLoader", "CLIPVisionLoader", "LoadImage"),
+    "Model and picture": (
+        "CheckpointLoaderSimple",
+        "ControlNetLoader",
+        "CLIPVisionLoader",
+        "LoadImage",
+        "NewtonExamplePicture",
+    ),
     "Prompt": ("WordConditioning", "CLIPTextEncode", "FluxGuidance"),
     "Layers": ("LayerDecompose",),
     "Canvas": (
@@ -71,7 +77,8 @@ COLUMNS = {
 }
 WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
-EXTRA = {"LoadImage": 240, "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
+EXTRA = {"LoadImage": 240, "NewtonExamplePicture": 240,
+         "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
          "PreviewAny": 90, "NewtonConstraintReport": 240, "LayerDecompose": 120,
          "NewtonJacobianProbe": 240, "NewtonDirectionCompare": 240}  # fmt: skip
 
@@ -212,8 +219,20 @@ def make_note(number: int, text: str) -> Node:
     }  # fmt: skip
 
 
+def with_examples(graph: Graph) -> Graph:
+    """Load Image of a shipped picture becomes Example Picture, so that users need copy nothing."""
+    shipped = {file.name for file in (ROOT / "demo" / "images").iterdir()}
+    return {
+        number: entry | {"class_type": "NewtonExamplePicture"}
+        if entry["class_type"] == "LoadImage" and entry["inputs"]["image"] in shipped
+        else entry
+        for number, entry in graph.items()
+    }
+
+
 def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
     """The editor's form of a graph in API format."""
+    graph = with_examples(graph)
     nodes = {number: make_node(number, entry, definitions) for number, entry in graph.items()}
     links = connect(graph, nodes)
     note = make_note(max(map(int, graph)) + 1, (API / f"{name}.md").read_text(encoding="utf-8"))

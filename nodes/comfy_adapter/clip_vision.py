@@ -36,7 +36,7 @@ def block_features(clip_vision: Any, block: int) -> Callable[[torch.device], Fea
         )
     count = len(model.get_submodule(path))
     if block >= count:
-        raise ValueError(f"block: there is no block {block}; this image encoder has {count}, 0 to {count - 1}.")
+        raise ValueError(f"block: there is no block {block}; this image encoder has {count}. Set 0 to {count - 1}.")
     head = up_to_block(model, path.split("."), block)
 
     def load(device: torch.device) -> Features:

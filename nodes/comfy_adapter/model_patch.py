@@ -8,6 +8,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ...sampler import NewtonSettings
+from ..checks import remedies_first
 from ..combine import Part, SumSpec
 from ..constraint_spec import ConstraintSpec
 from .base_sampler import base_sampler_of
@@ -45,7 +46,8 @@ class ConstrainedSampling:
         bound = inspect.signature(comfy.samplers.KSAMPLER.sample).bind(executor.class_obj, *args, **kwargs).arguments
         if self.constraint is None and bound.get("denoise_mask") is None:
             return executor(*args, **kwargs)  # nothing to obey
-        sampler = constrain_sampler(executor.class_obj, self.constraint, self.settings)
+        with remedies_first():
+            sampler = constrain_sampler(executor.class_obj, self.constraint, self.settings)
         # The sampler of a graph is cached: the chain goes on with a new one instead of changing it.
         chain = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             sampler.sample, sampler, executor.wrappers, executor.idx + 1

@@ -20,6 +20,7 @@ from ...sampler import (
     levels_of,
     sample_constrained,
 )
+from ..checks import remedies_first
 from ..constraint_spec import ConstraintSpec
 from .base_sampler import BaseSampler, steps_of
 from .binding import bind_constraint, leftover_noise, start_of_run
@@ -133,7 +134,10 @@ class NewtonKSampler(comfy.samplers.KSAMPLER):
             sampler = comfy.samplers.KSAMPLER(
                 newton_function, self.extra_options | {"samples": numbers_of(noise)}, self.inpaint_options
             )
-        return sampler.sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
+        with remedies_first():
+            return sampler.sample(
+                model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar
+            )
 
 
 def numbers_of(noise: Tensor) -> list[int]:

@@ -1,0 +1,95 @@
+"""The commonest mistakes: the whole text that the editor's dialog shows. The remedy comes first."""
+
+import pytest
+import torch
+from graphs import SIZE, give, inpaint_graph, picture
+from host import CountNode, GraphError, node
+
+
+def white(*shape):
+    return torch.ones(*shape)
+
+
+def no_mask_painted(host, graph):
+    graph["mask"] = give(host, "MASK", torch.zeros(1, 64, 64))  # as Load Image gives it
+
+
+def odd_size(host, graph):
+    graph["image"] = give(host, "IMAGE", picture()[0][:, :100, :126])
+
+
+def mask_inverted_to_nothing(host, graph):
+    graph["mask"] = give(host, "MASK", torch.zeros(1, SIZE, SIZE))
+
+
+def empty_latent_in_place_of_the_constraints(host, graph):
+    graph["latent"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
+    graph["sample"]["inputs"]["latent_image"] = ["latent", 0]
+
+
+def latent_of_another_model(host, graph):
+    graph["latent"] = give(host, "LATENT", {"samples": white(1, 16, 16, 16)})
+    graph["sample"]["inputs"]["latent_image"] = ["latent", 0]
+
+
+def image_as_mask(host, graph):
+    graph["mask"] = give(host, "MASK", white(1, SIZE, SIZE, 3))
+
+
+def multistep_sampler(host, graph):
+    graph["constrained"] = node("NewtonConstrainModel", model=["count", 0], constraint=["constraint", 0])
+    kept = {k: v for k, v in graph["sample"]["inputs"].items() if k not in ("constraint", "model")}
+    graph["sample"] = node("KSampler", model=["constrained", 0], sampler_name="dpmpp_2m", **kept)
+
+
+def wrong_constraint_to_back_project(host, graph):
+    graph["project"] = node("NewtonBackProjectPixels", image=["image", 0], constraint=["constraint", 0])
+    graph["out"]["inputs"]["value"] = ["project", 0]
+
+
+def composite_of_two_sizes(host, graph):
+    graph["small"] = give(host, "IMAGE", picture()[0][:, :64, :64])
+    graph["composite"] = node(
+        "NewtonCompositeInsideMask", image=["small", 0], original=["image", 0], mask=["mask", 0], feather=4,
+        match_colour=False,
+    )  # fmt: skip
+    graph["out"]["inputs"]["value"] = ["composite", 0]
+
+
+def operator(host, graph, **widgets):
+    given = {"radius": 2.0, "length": 15.0, "angle": 0.0, "quality": 20, "matrix": "1 0 0", "noise": 0.0} | widgets
+    graph["operator"] = node("PixelOperatorConstraint", image=["image", 0], vae=["ckpt", 2], **given)
+    graph["out"]["inputs"]["value"] = ["operator", 0]
+
+
+def kernel_without_a_kernel(host, graph):
+    operator(host, graph, operator="kernel")
+
+
+def matrix_of_words(host, graph):
+    operator(host, graph, operator="channel mix", matrix="red green")
+
+
+def start_after_the_end(host, graph):
+    times = {f"{k}_{n}": v for n in "ab" for k, v in (("weight", 1.0), ("start", 0.0), ("end", 1.0))}
+    given = times | {"start_a": 0.8, "end_a": 0.2}
+    graph["combined"] = node("NewtonCombineConstraints", constraint_a=["constraint", 0], **given)
+    graph["out"]["inputs"]["value"] = ["combined", 0]
+
+
+MISTAKES = {
+    no_mask_painted: "Paint the region to regenerate (white, 1), for example with the mask editor; a picture without "
+    "transparency gives an empty mask.\nmask: it is empty, so there is nothing to generate.",
+    odd_size: "Scale or crop it first, or choose another size, for example 120x96.\nimage: the picture's size 126x100 "
+    "is not a multiple of 8, the VAE's ratio.",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_the_dialog_says(host, mistake):
+    graph = inpaint_graph(host)
+    mistake(host, graph)
+    with pytest.raises(GraphError) as error:
+        host.run(graph)
+    assert str(error.value).strip() == f"execution_error: {MISTAKES[mistake]}"
+    assert not CountNode.batches  # before any model call
