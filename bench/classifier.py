@@ -26,6 +26,7 @@ from targets import DRAWN
 from torch import Tensor
 from tqdm import tqdm
 
+UNSEEN = -100  # no class: what cross_entropy leaves out
 BATCH, BROKEN, RATE = 64, 5, 2e-3  # pictures, broken ones of each kind, learning rate
 
 
@@ -100,7 +101,10 @@ class Data:
         small = [self.reduced(pictures[i : i + 500]) for i in tqdm(blocks, desc="reducing", mininterval=10)]
         self.pictures, self.split = np.concatenate(small), np.array([r["split"] for r in rows])
         told = [attributes(r) for r in rows]
-        self.labels = {name: torch.tensor([kinds.index(t[name]) for t in told]) for name, kinds in ATTRIBUTES.items()}
+        self.labels = {
+            name: torch.tensor([kinds.index(t[name]) if t[name] in kinds else UNSEEN for t in told])
+            for name, kinds in ATTRIBUTES.items()
+        }
 
     @staticmethod
     def reduced(pictures: np.ndarray) -> np.ndarray:
@@ -120,12 +124,12 @@ class Data:
 
 def step(network: Network, data: Data, train: np.ndarray) -> Tensor:
     pick = np.random.choice(train, BATCH)
-    visible = torch.cat([some_masks(BATCH // 2), torch.ones(BATCH // 2, 1, SIDE, SIDE)])
-    logits, whole = network(as_decoded(data.of(pick)), visible)
-    loss = sum(F.cross_entropy(logits[name], data.labels[name][pick]) for name in ATTRIBUTES)
     bad = torch.cat([data.broken(np.random.choice(train, BROKEN), train, way) for way in WAYS])
-    _, not_whole = network(as_decoded(bad), torch.ones(len(bad), 1, SIDE, SIDE))
-    scores = torch.cat([whole[BATCH // 2 :], not_whole])
+    visible = torch.cat([some_masks(BATCH // 2), torch.ones(BATCH // 2 + len(bad), 1, SIDE, SIDE)])
+    # All in one batch: statistics of broken pictures by themselves would tell them apart.
+    logits, whole = network(torch.cat([as_decoded(data.of(pick)), as_decoded(bad)]), visible)
+    loss = sum(F.cross_entropy(logits[name][:BATCH], data.labels[name][pick]) for name in ATTRIBUTES)
+    scores = whole[BATCH // 2 :]
     truth = torch.cat([torch.ones(BATCH // 2), torch.zeros(len(bad))])
     return loss + F.binary_cross_entropy_with_logits(scores, truth)
 
@@ -160,8 +164,9 @@ def accuracies(judge: Judge, data: Data) -> list[dict]:
     for view, visible in (("whole", None), ("left half", ~right), ("right half", right)):
         read = judge.read(pictures, visible)
         for name, kinds in ATTRIBUTES.items():
-            truth = [kinds[k] for k in data.labels[name][held].tolist()]
-            add(name, view, np.array([r[name] == t for r, t in zip(read, truth, strict=True)]))
+            truth = data.labels[name][held].tolist()
+            hits = [r[name] == kinds[k] for r, k in zip(read, truth, strict=True) if k != UNSEEN]
+            add(name, view, np.array(hits))
     add("one whole avatar", "whole", judge.whole(pictures))
     np.random.seed(0)
     torch.manual_seed(0)

@@ -28,15 +28,21 @@ ATTRIBUTES: dict[str, list[str]] = {
     "clothes_colour": ["", *CLOTHES],
     "background": list(BACKGROUND),
 }
+BARE = ("persona cap", "persona beanie", "persona buzzcut")  # show no colour of hair
 # What one half of an avatar says of the other.
 KEPT = ("hair_colour", "skin", "clothes_colour", "background")
 
 
 def attributes(row: dict[str, str]) -> dict[str, str]:
-    """What the classifier is to say of a picture of these attributes: hair with its style, two kinds of glasses."""
+    """What the classifier is to say of a picture of these attributes: hair with its style, two kinds of glasses.
+
+    A colour of hair that cannot be seen is "".
+    """
     found = {name: row.get(name) or "" for name in ATTRIBUTES}
     glasses = found["glasses"] if found["glasses"] in ("", "sunglasses") else "glasses"
-    return found | {"hair": f"{row['style']} {row['hair']}", "glasses": glasses}
+    hair = f"{row['style']} {row['hair']}"
+    colour = "" if hair in BARE else found["hair_colour"]
+    return found | {"hair": hair, "hair_colour": colour, "glasses": glasses}
 
 
 class Network(nn.Module):
@@ -90,8 +96,13 @@ class Judge:
         return (self.outputs(pictures, None)[1] > 0).numpy()
 
 
+def hit(name: str, read: dict[str, str], told: dict[str, str]) -> float:
+    """1 where an attribute was read as it is, else 0; NaN: a colour of hair that cannot be seen."""
+    return np.nan if name == "hair_colour" and not told[name] else float(read[name] == told[name])
+
+
 def agreement(judge: Judge, rows: list[dict[str, str]], pictures: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """(N, 4): whether each of KEPT, read from the hidden part alone, is as in the picture's row; NaN: it has none."""
+    """(N, 4): whether each of KEPT, read from the hidden part alone, is as in the row; NaN: cannot be seen."""
     read = judge.read(pictures, hidden)
     told = [attributes(row) for row in rows]
     return np.array([

@@ -16,7 +16,7 @@ import report
 import torch
 from inpaint import BATCH, Cases, run_entry
 from jacobian import write
-from judge import ATTRIBUTES, KEPT, Judge, agreement, attributes
+from judge import ATTRIBUTES, KEPT, Judge, agreement, attributes, hit
 from methods import entries
 from metrics import bootstrap, composite, set_distance, wilson
 from scipy.spatial.distance import cdist
@@ -86,15 +86,15 @@ class Bench:
         """Of each attribute's hits (pictures, seeds), NaN where there is no such attribute, and of all together."""
         if joint:
             hits = hits | {ALL: np.nanmin(np.stack(list(hits.values())), 0)}
-        for name, hit in hits.items():
-            found = hit[~np.isnan(hit).any(1)].mean(1)
+        for name, values in hits.items():
+            found = values[~np.isnan(values).any(1)].mean(1)
             self.add(measure, method, name, found.mean(), bootstrap(found, np.mean))
 
     def right(self, pictures: np.ndarray, names: tuple[str, ...], seeds: int) -> dict[str, np.ndarray]:
         """Hits (pictures, seeds) of each attribute against the index; pictures run slower than seeds."""
         read, told = self.judge.read(pictures), [t for t in self.told for _ in range(seeds)]
-        hits = {name: [r[name] == t[name] for r, t in zip(read, told, strict=True)] for name in names}
-        return {name: np.array(hit, float).reshape(-1, seeds) for name, hit in hits.items()}
+        hits = {name: [hit(name, r, t) for r, t in zip(read, told, strict=True)] for name in names}
+        return {name: np.array(values, float).reshape(-1, seeds) for name, values in hits.items()}
 
     @torch.no_grad()
     def autoencoder(self) -> None:

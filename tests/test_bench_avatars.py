@@ -31,7 +31,7 @@ def test_the_heldout_pictures_are_the_first_of_the_list():
 @pytest.mark.parametrize("name", [n for n in judge.ATTRIBUTES if n != "hair"])
 def test_the_classifier_is_right_on_what_it_never_saw(name):
     read = judge.shared_judge().read(PICTURES)
-    right = np.mean([r[name] == judge.attributes(row)[name] for r, row in zip(read, ROWS, strict=True)])
+    right = np.nanmean([judge.hit(name, r, judge.attributes(row)) for r, row in zip(read, ROWS, strict=True)])
     assert right >= 0.97
 
 
