@@ -21,7 +21,7 @@ import report
 import torch
 from efficientnet import load_network, patch_tokens
 from entry import Entry
-from judge import attributes, shared_judge
+from judge import attributes, hit, shared_judge
 from metrics import energy_distance, mean_pairwise
 from pack import sampler
 from targets import AVATARS, CheckpointTarget, add_dtype, conditioning, heldout_avatars, start_noise
@@ -146,7 +146,7 @@ class Bench:
             "fine_distance": self.distances(pictures, reference, opts.block, side=32),
             "colour_distance": [colour_distance(p, given) for p in pictures],
             "style_right": [r["style"] == self.rows[reference]["style"] for r in read],
-            "content_score": [np.mean([r[name] == told[name] for name in WANTED]) for r in read],
+            "content_score": [np.nanmean([hit(name, r, told) for name in WANTED]) for r in read],
             "diversity": [mean_pairwise(self.target.features(pictures))] * len(pictures),
         }
         return [{k: float(v[i]) for k, v in measures.items()} for i in range(len(pictures))]
