@@ -7,12 +7,15 @@ from graphs import give, inpaint_graph, picture
 from host import CountNode, GraphError, node
 
 
+def low_resolution():
+    return F.interpolate(picture()[0].movedim(-1, 1), scale_factor=0.25, mode="area").movedim(1, -1)
+
+
 @pytest.fixture
 def graph(host):
     """A held-out emoji of 32x32, to become 128x128."""
     graph = inpaint_graph(host)
-    low = F.interpolate(picture()[0].movedim(-1, 1), scale_factor=0.25, mode="area").movedim(1, -1)
-    graph["image"] = give(host, "IMAGE", low)
+    graph["image"] = give(host, "IMAGE", low_resolution())
     graph["constraint"] = node(
         "PixelSRConstraint", image=["image", 0], vae=["ckpt", 2], factor=4, filter="area", noise=0.0
     )
