@@ -74,7 +74,7 @@ class PixelSpec:
             generators = sample_generators(space.seed, space.samples, offset=PERTURBATION)
             to_latent = perturbed(to_latent, self.perturbation, generators)
         direction = PixelConstraint(measurement, codec.decode, to_latent, self.noise)
-        if not (linear and has_encoder(self.vae)) or to_latent is difference:
+        if not (linear and has_encoder(self.vae)):
             return direction
         # The encoder knows how to move x0, J which way leads there.
         return SplitUpdate(PixelConstraint(measurement, codec.decode, difference, self.noise), direction)
@@ -89,7 +89,7 @@ class PixelSpec:
             return self.measurement
         if self.direction != "forward only":
             raise ValueError("direction: 'decoder gradient' is for pictures. Set 'forward only' for a video VAE.")
-        if not isinstance(self.measurement, LinearMeasurement):
+        if type(self.measurement) is not LinearMeasurement:  # JPEG and functions take pictures
             raise ValueError(
                 "vae: it is a video VAE, and this constraint works on pictures so far. For video use Pixel SR "
                 "Constraint, or a linear operator of Pixel Operator Constraint."

@@ -121,7 +121,7 @@ def test_noise_mask_of_a_video(host, graph):
 
 
 class GroupVae:
-    """A video VAE known exactly: the first picture alone, then groups of four, each cell their mean colour."""
+    """A video VAE known exactly: the first picture alone, then groups of four, each cell their mean colour times 32."""
 
     latent_channels, latent_dim, vae_dtype, device = 16, 3, torch.float32, torch.device("cpu")
     downscale_ratio = (lambda n: max(0, (n + 3) // 4), 8, 8)
@@ -133,7 +133,7 @@ class GroupVae:
     def encode(self, pictures):
         """(N, H, W, 3) to (1, 16, T, h, w), as the host's wrapper does."""
         groups = [g for g in (pictures[:1], *pictures[1:].split(4)) if len(g)]
-        cells = [F.avg_pool2d(g.movedim(-1, 1), 8).mean(0) for g in groups]
+        cells = [32 * F.avg_pool2d(g.movedim(-1, 1) - 0.5, 8).mean(0) for g in groups]
         return F.pad(torch.stack(cells, 1), (0, 0, 0, 0, 0, 0, 0, 13))[None]
 
     def decode(self, latent):
@@ -142,7 +142,8 @@ class GroupVae:
             latent[:, :3, :1],
             *(latent[:, :3, t : t + 1].expand(-1, -1, 4, -1, -1) for t in range(1, latent.shape[2])),
         ]
-        return F.interpolate(torch.cat(pictures, 2), scale_factor=(1, 8, 8)).clamp(0, 1).movedim(1, -1)
+        whole = F.interpolate(torch.cat(pictures, 2), scale_factor=(1, 8, 8)) / 32 + 0.5
+        return whole.clamp(0, 1).movedim(1, -1)
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_super_resolution_of_a_video(host, video, tile):
 
 
 def test_colours_of_a_grey_video(host, video):
-    whole = F.interpolate(given(host, video).movedim(-1, 1), scale_factor=8).movedim(1, -1)
+    whole = 0.3 + 0.4 * F.interpolate(given(host, video).movedim(-1, 1), scale_factor=8).movedim(1, -1)
     video["image"] = give(host, "IMAGE", whole)
     video["known"] = node(
         "PixelOperatorConstraint", image=["image", 0], vae=["vae", 0], operator="grey", radius=2.0, length=15.0,

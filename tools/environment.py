@@ -153,7 +153,7 @@ def install_what_the_host_adds(host: Host) -> None:
 
 def install_batch(host: Host) -> None:
     """Ray, at the first start of what needs it; nothing that is there already changes."""
-    if not imports(host, "ray"):
+    if not any(host.venv.glob("**/site-packages/ray-*.dist-info/RECORD")):
         pip(host, "install", "--no-deps", "--require-hashes", "-r", BATCH)
 
 
