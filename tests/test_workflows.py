@@ -201,7 +201,8 @@ def test_every_node_of_the_pack_has_a_help_page(host):
 
 @pytest.fixture
 def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    for folder in ("bench", "tools"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
 
 
 def test_the_prompt_of_a_demo_is_that_of_its_picture(tools):
