@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from graphs import SIZE, give, inpaint_graph, picture
+from graphs import SIZE, give, inpaint_graph, newton_steps, picture
 from host import CountNode, GraphError, node
 
 
@@ -16,10 +16,6 @@ def no_mask_painted(host, graph):
 
 def odd_size(host, graph):
     graph["image"] = give(host, "IMAGE", picture()[0][:, :100, :126])
-
-
-def mask_inverted_to_nothing(host, graph):
-    graph["mask"] = give(host, "MASK", torch.zeros(1, SIZE, SIZE))
 
 
 def empty_latent_in_place_of_the_constraints(host, graph):
@@ -36,10 +32,15 @@ def image_as_mask(host, graph):
     graph["mask"] = give(host, "MASK", white(1, SIZE, SIZE, 3))
 
 
-def multistep_sampler(host, graph):
-    graph["constrained"] = node("NewtonConstrainModel", model=["count", 0], constraint=["constraint", 0])
-    kept = {k: v for k, v in graph["sample"]["inputs"].items() if k not in ("constraint", "model")}
-    graph["sample"] = node("KSampler", model=["constrained", 0], sampler_name="dpmpp_2m", **kept)
+def too_few_calls(host, graph):
+    newton_steps(graph, "sample", max_calls=1)
+
+
+def width_that_the_vae_cannot_have(host, graph):
+    graph["large"] = node(
+        "PixelSRConstraint", image=["image", 0], vae=["ckpt", 2], factor=4, filter="area", noise=0.0, width=500,
+    )  # fmt: skip
+    graph["out"]["inputs"]["value"] = ["large", 0]
 
 
 def wrong_constraint_to_back_project(host, graph):
