@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from headless import PACK, ROOT, Graph, Host, HostError
-from make_workflows import GAP, TITLE, WIDTH, Definitions, Node, connect, inputs_of, make_node
+from layout import GAP, TITLE, WIDTH, Node
+from make_workflows import Definitions, connect, inputs_of, make_node
 
 INPUTS, OUTPUTS = "-10", "-20"  # the ids that the editor gives to a subgraph's own two ends
 WIDE, PAD = 120, 40

@@ -16,71 +16,12 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from headless import PACK, ROOT, Graph, Host, HostError
+from layout import COLLAPSED, EXTRA, WIDTH, Node, fit, lay_out, make_note
 from run_graph import read_graph
 from thumbnails import SHOWN, Shown, on_picture, run, thumbnail
 
 API = ROOT / "workflows" / "api"
-VIEW = 1400, 850  # pixels of a window in which a graph opens as a whole
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
-COLUMNS = {
-    "Model and picture": (
-        "CheckpointLoaderSimple",
-        "ControlNetLoader",
-        "CLIPVisionLoader",
-        "LoadImage",
-        "NewtonExamplePicture",
-    ),
-    "Prompt": ("WordConditioning", "CLIPTextEncode", "FluxGuidance"),
-    "Layers": ("LayerDecompose",),
-    "Canvas": (
-        "ImageCrop",
-        "ImagePadForOutpaint",
-        "JoinImageWithAlpha",
-        "ImageScale",
-        "SplitImageWithAlpha",
-        "VAEEncode",
-        "EmptyLatentImage",
-        "EmptyImage",
-    ),
-    "Constraint": (
-        "LatentMaskConstraint",
-        "PixelSRConstraint",
-        "PixelOperatorConstraint",
-        "PixelTargetConstraint",
-        "StyleConstraint",
-        "NewtonSettings",
-        "PreviewImage",
-    ),
-    "ControlNet": ("Canny", "ControlNetApplyAdvanced"),
-    "Sampling": (
-        "RandomNoise",
-        "BasicGuider",
-        "NewtonSampler",
-        "BasicScheduler",
-        "NewtonConstrainModel",
-        "NewtonConstrainedSampler",
-        "KSampler",
-        "SamplerCustomAdvanced",
-        "VAEDecode",
-        "NewtonConstraintReport",
-    ),
-    "Box": ("SolidMask", "MaskComposite"),
-    "Inside": ("NewtonJacobianProbe", "NewtonDirectionCompare"),
-    "Composite": (
-        "MaskToImage",
-        "NewtonCompositeInsideMask",
-        "ImageCompositeMasked",
-        "NewtonBackProjectPixels",
-        "PreviewAny",
-        "SaveImage",
-    ),
-}
-WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
-# Room for the picture or the text that a node shows below its widgets.
-EXTRA = {"LoadImage": 240, "NewtonExamplePicture": 240,
-         "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
-         "PreviewAny": 90, "NewtonConstraintReport": 240, "LayerDecompose": 120,
-         "NewtonJacobianProbe": 240, "NewtonDirectionCompare": 240}  # fmt: skip
 
 
 def hub(repository: str, folder: str = "") -> str:
@@ -100,7 +41,6 @@ DOWNLOADS = {
         hub("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "split_files/clip_vision/"), "clip_vision",
     ),
 }  # fmt: skip
-Node = dict[str, Any]
 Definitions = dict[str, dict[str, Any]]
 
 
@@ -151,8 +91,8 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
             for folder, directory in [DOWNLOADS[m]]
         ]
     node = {
-        "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDTH, height], "flags": {}, "order": 0, "mode": 0,
-        "inputs": slots, "outputs": outputs, "properties": properties, "widgets_values": values,
+        "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDTH, height],
+        "flags": {"collapsed": True} if kind in COLLAPSED else {}, "order": 0, "mode": 0, "inputs": slots, "outputs": outputs, "properties": properties, "widgets_values": values,
     }  # fmt: skip
     if title := entry.get("_meta", {}).get("title"):
         node["title"] = title
@@ -176,47 +116,9 @@ def connect(graph: Graph, nodes: dict[str, Node]) -> list[list[Any]]:
     return links
 
 
-def lay_out(nodes: list[Node], note: Node) -> list[Node]:
-    """Place nodes in columns from left to right, the note first; returns one frame per column."""
-    if lost := {n["type"] for n in nodes} - {kind for kinds in COLUMNS.values() for kind in kinds}:
-        raise HostError(f"no column in COLUMNS for {', '.join(sorted(lost))}")
-    left, groups = note["size"][0] + 2 * GAP, []
-    for title, kinds in COLUMNS.items():
-        column = [n for kind in kinds for n in nodes if n["type"] == kind]
-        if not column:
-            continue
-        top = 0
-        for node in column:
-            node["pos"] = [left, top]
-            top += node["size"][1] + TITLE + GAP
-        # From above the first node's title bar, with room for the frame's own title, to below the last node.
-        bounding = [left - PAD, -2 * TITLE - PAD, WIDTH + 2 * PAD, top - GAP + TITLE + 2 * PAD]
-        look = {"color": "#3f789e", "font_size": 24, "flags": {}}
-        groups.append({"id": len(groups) + 1, "title": title, "bounding": bounding} | look)
-        left += WIDTH + 2 * GAP
-    return groups
-
-
-def fit(nodes: list[Node]) -> tuple[float, list[int]]:
-    """Scale and offset at which VIEW holds all nodes, with the editor's bars above and on the left."""
-    right = max(n["pos"][0] + n["size"][0] for n in nodes)
-    bottom = max(n["pos"][1] + n["size"][1] for n in nodes)
-    scale = round(min((VIEW[0] - 120) / right, (VIEW[1] - 180) / (bottom + 3 * TITLE), 1), 2)
-    return scale, [round(90 / scale), round(90 / scale) + 3 * TITLE]
-
-
 def title_of(name: str) -> str:
     """Of a graph: the heading of its note, by which template browsers show it."""
     return (API / f"{name}.md").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-
-
-def make_note(number: int, text: str) -> Node:
-    lines = sum(1 + len(line) // 50 for line in text.splitlines())
-    return {
-        "id": number, "type": "MarkdownNote", "pos": [0, 0], "size": [360, 15 * lines + 50], "flags": {}, "order": 0,
-        "mode": 0, "inputs": [], "outputs": [], "title": "About this workflow", "properties": {},
-        "widgets_values": [text], "color": "#432", "bgcolor": "#653",
-    }  # fmt: skip
 
 
 def with_examples(graph: Graph) -> Graph:
