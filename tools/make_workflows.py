@@ -92,7 +92,8 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
         ]
     node = {
         "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDTH, height],
-        "flags": {"collapsed": True} if kind in COLLAPSED else {}, "order": 0, "mode": 0, "inputs": slots, "outputs": outputs, "properties": properties, "widgets_values": values,
+        "flags": {"collapsed": True} if kind in COLLAPSED else {}, "order": 0, "mode": 0,
+        "inputs": slots, "outputs": outputs, "properties": properties, "widgets_values": values,
     }  # fmt: skip
     if title := entry.get("_meta", {}).get("title"):
         node["title"] = title
