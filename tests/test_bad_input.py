@@ -90,7 +90,7 @@ FINE = {
     # The probe decodes with it, and is given a latent.
     *(("NewtonJacobianProbe", "vae", badness) for badness in ("no encoder", "wrong encoder", "NaN encoded")),
     # Video is inpainted and measured too.
-    *((node_id, "vae", "video") for node_id in ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstraint")),
+    *((n, "vae", "video") for n in ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstraint")),
     # Only its size counts.
     ("WindowConditioning", "latent_image", "16 channels"),
 }  # fmt: skip
