@@ -195,6 +195,7 @@ def main() -> None:
     torch.manual_seed(0)
     np.random.seed(0)
     data = Data(opts.data)
+    opts.out.mkdir(parents=True, exist_ok=True)
     weights, file = train(data, opts.steps).state_dict(), opts.out / "judge.safetensors"
     save_file({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, file)
     rows = accuracies(Judge(file), data)

@@ -55,7 +55,13 @@ class WindowConditioning(io.ComfyNode):
             raise ValueError(
                 f"overlap: it is {overlap}, but has to be smaller than the window of {window}. Set half of the window."
             )
-        height, width = latent_image["samples"].shape[-2:]
+        shape = latent_image["samples"].shape
+        if len(shape) not in (4, 5):
+            raise ValueError(
+                f"latent_image: its shape {tuple(shape)} is that of an audio latent or of several packed together; "
+                "windows are for pictures and video. Sample it without them."
+            )
+        height, width = shape[-2:]
         rows, columns = (windows(n, window, overlap, 1) for n in (height, width))
         areas = [(down - top, right - left, top, left) for top, down, _ in rows for left, right, _ in columns]
         return io.NodeOutput(over(areas, positive), over(areas, negative))

@@ -89,8 +89,10 @@ FINE = {
     }.items() for name in names),
     # The probe decodes with it, and is given a latent.
     *(("NewtonJacobianProbe", "vae", badness) for badness in ("no encoder", "wrong encoder", "NaN encoded")),
-    # Video is inpainted too.
-    ("LatentMaskConstraint", "vae", "video"),
+    # Video is inpainted and measured too.
+    *((n, "vae", "video") for n in ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstraint")),
+    # Only its size counts.
+    ("WindowConditioning", "latent_image", "16 channels"),
 }  # fmt: skip
 
 
@@ -223,7 +225,7 @@ def test_bad_input_is_named_with_its_remedy(pack, kind, badness):
 CHEAP = ("NewtonSampler", "NewtonConstrainModel", "NewtonConstrainSampler", "NewtonSettings", "LatentMaskConstraint",
          "PixelSRConstraint", "PixelOperatorConstraint", "PixelTargetConstraint", "StyleConstraint",
          "NewtonBackProjectPixels", "NewtonCombineConstraints", "NewtonCompositeInsideMask",
-         "WordConditioning")  # fmt: skip
+         "WordConditioning", "WindowConditioning")  # fmt: skip
 
 
 @pytest.mark.parametrize("node_id", CHEAP)
