@@ -79,10 +79,54 @@ def start_after_the_end(host, graph):
 
 
 MISTAKES = {
-    no_mask_painted: "Paint the region to regenerate (white, 1), for example with the mask editor; a picture without "
-    "transparency gives an empty mask.\nmask: it is empty, so there is nothing to generate.",
-    odd_size: "Scale or crop it first, or choose another size, for example 120x96.\nimage: the picture's size 126x100 "
-    "is not a multiple of 8, the VAE's ratio.",
+    no_mask_painted: (
+        "Paint the region to regenerate (white, 1), for example with the mask editor; a picture without "
+        "transparency gives an empty mask.\n"
+        "mask: it is empty, so there is nothing to generate."
+    ),
+    odd_size: (
+        "Scale or crop it first, or choose another size, for example 120x96.\n"
+        "image: the picture's size 126x100 is not a multiple of 8, the VAE's ratio."
+    ),
+    empty_latent_in_place_of_the_constraints: (
+        "Use the VAE that belongs to the model, and for latent_image the LATENT output of the same constraint"
+        " node. Detailers and tiles want Constrain Model without a constraint.\n"
+        "constraint: its latent is 4 channels of 16x16, but the one being sampled is 4 channels of 8x8."
+    ),
+    latent_of_another_model: (
+        "Encode it with the VAE that belongs to this model.\n"
+        "latent_image: it has 16 channels, but the model works on 4."
+    ),
+    image_as_mask: (
+        "Use Convert Image to Mask.\n"
+        "mask: its shape (1, 128, 128, 3) is not that of a MASK (batch, height, width) but of a picture."
+    ),
+    too_few_calls: (
+        "Allow at least 4 in Newton Settings, or sample in fewer steps.\n"
+        "max_calls: 1 model calls do not suffice for 4 noise levels, which take 4 even without corrections."
+    ),
+    width_that_the_vae_cannot_have: (
+        "Scale or crop it first, or choose another size, for example 496x496.\n"
+        "width, height: the picture's size 500x500 is not a multiple of 8, the VAE's ratio."
+    ),
+    wrong_constraint_to_back_project: (
+        "Connect that of Super-Resolution Constraint, for example; for masks use Composite Inside Mask.\n"
+        "constraint: this node needs one on pixels."
+    ),
+    composite_of_two_sizes: (
+        "Connect the picture that was encoded, after any scaling or padding.\n"
+        "image: its size is 64x64, but the original's is 128x128."
+    ),
+    kernel_without_a_kernel: (
+        "Connect a picture of the blurred point.\nkernel: nothing is connected, but the operator 'kernel' needs it."
+    ),
+    matrix_of_words: (
+        "Write for example '0.5 0.5 0; 0 0 1', one row for every mixture of red, green and blue that is kept.\n"
+        "matrix: 'red green' is not rows of three numbers."
+    ),
+    start_after_the_end: (
+        "Set start before end.\nstart_a: 0.8 lies after end_a 0.2, so the constraint would never act."
+    ),
 }
 
 
