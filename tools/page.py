@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from demo_tasks import Case, Task
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-START = 50  # % of the width where a slider stands at first
+START = 65  # % of the width where a slider stands at first
 
 
 def figure(out: Path, task: "Task", case: "Case") -> str:
