@@ -1,9 +1,9 @@
 """A distilled model in few steps: the stock sampler lcm behind Constrain Model, beside the same under a noise mask.
 
-    python dev.py bench distilled --out DIR [--hours H] [--steps 8 4]
+    python dev.py bench distilled --out DIR --folder PNGS [--hours H] [--steps 8 4]
 
-No such network is at hand that is small enough, so one is made of the demo checkpoint first (`distillation.py`; kept
-in DIR). Everything is sampled by the host, at cfg 1, scheduler `sgm_uniform`. Writes distilled.json, distilled.md and
+No such network is at hand that is small enough, so one is made of the small eps checkpoint first (`distillation.py`;
+kept in DIR). Everything is sampled by the host, at cfg 1, scheduler `sgm_uniform`. Writes distilled.json, distilled.md and
 contact sheets.
 """
 
@@ -87,6 +87,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=1.0, help="of training, after the trajectories")
+    parser.add_argument("--folder", type=Path, required=True, help="emoji to complete, PNG files of 128 px")
     parser.add_argument("--trajectories", type=int, default=67, help="of 16 samples each")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2)
@@ -99,7 +100,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     opts = parse()
-    teacher = CheckpointTarget(EMOJI, dtype=opts.dtype)
+    teacher = CheckpointTarget(EMOJI, opts.folder, opts.dtype)
     file, log = distil(opts.out / "made", opts.hours, opts.trajectories)
     targets = {True: opened(file, True, opts.dtype), False: teacher}
     cases = Cases(teacher, opts.split, opts.images, opts.seeds, opts.masks)

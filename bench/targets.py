@@ -24,8 +24,7 @@ from avatars import HELDOUT, load_pictures, read_heldout, read_index
 
 AVATARS = ROOT / "demo" / "ncs_avatars.safetensors"
 EMOJI = ROOT / "demo" / "ncs_emoji.safetensors"
-FLOW = ROOT / "demo" / "ncs_emoji_flow.safetensors"
-DEMO = {"avatars": AVATARS, "emoji": EMOJI, "emoji-flow": FLOW}
+DEMO = {"avatars": AVATARS, "emoji": EMOJI}
 # The pictures that demo/avatars.py and demo/avatars.mjs draw; only the first held-out ones are in the repository.
 DRAWN = Path(os.environ.get("NEWTON_AVATARS", ROOT / ".cache" / "train_avatars"))
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
