@@ -44,7 +44,7 @@ class BackProjectPixels(io.ComfyNode):
     def execute(cls, image: Tensor, constraint: Any) -> io.NodeOutput:
         if not isinstance(constraint, PixelSpec):
             raise ValueError(
-                "constraint: this node needs one on pixels. Connect that of Super-Resolution Constraint, for example; "
+                "constraint: it is no pixel constraint. Connect that of Super-Resolution Constraint, for example; "
                 "for masks use Composite Inside Mask."
             )
         if constraint.size not in (None, tuple(image.shape[1:3])):

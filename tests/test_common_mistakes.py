@@ -111,7 +111,7 @@ MISTAKES = {
     ),
     wrong_constraint_to_back_project: (
         "Connect that of Super-Resolution Constraint, for example; for masks use Composite Inside Mask.\n"
-        "constraint: this node needs one on pixels."
+        "constraint: it is no pixel constraint."
     ),
     composite_of_two_sizes: (
         "Connect the picture that was encoded, after any scaling or padding.\n"
