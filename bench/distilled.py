@@ -3,8 +3,8 @@
     python dev.py bench distilled --out DIR --folder PNGS [--hours H] [--steps 8 4]
 
 No such network is at hand that is small enough, so one is made of the small eps checkpoint first (`distillation.py`;
-kept in DIR). Everything is sampled by the host, at cfg 1, scheduler `sgm_uniform`. Writes distilled.json, distilled.md and
-contact sheets.
+kept in DIR). Everything is sampled by the host, at cfg 1, scheduler `sgm_uniform`. Writes distilled.json,
+distilled.md and contact sheets.
 """
 
 import argparse
