@@ -47,7 +47,7 @@ def test_a_half_is_judged_without_the_other_half():
     greyed = np.where(RIGHT[..., None], PICTURES, np.float32(0.3))
     whole, part = (judge.agreement(judge.shared_judge(), ROWS, p, RIGHT) for p in (PICTURES, greyed))
     assert np.array_equal(whole, part, equal_nan=True) and np.nanmean(whole) > 0.95
-    other = judge.agreement(judge.shared_judge(), ROWS, PICTURES[::-1], RIGHT)
+    other = judge.agreement(judge.shared_judge(), ROWS, PICTURES[::-1].copy(), RIGHT)
     assert np.nanmean(other) < 0.4
     clothes = judge.KEPT.index("clothes_colour")
     assert [bool(r["clothes_colour"]) for r in ROWS] == (~np.isnan(whole[:, clothes])).tolist()
