@@ -106,10 +106,11 @@ def test_context_windows_of_the_host_serve_wide_pictures(host):
     """The host's own node cuts one axis: the same law for it, along the width (dimension 3)."""
     whole, _ = graph_of(host, Pointwise())
     parts, _ = graph_of(host, network := Pointwise())
-    # Newer hosts ask for more: whatever has a default.
+    # Newer hosts ask for more: the defaults, but no frame before a window, which is meant for video.
     asked = host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"].INPUT_TYPES()["required"]
     widgets = {name: more[0]["default"] for name, (_, *more) in asked.items() if more and "default" in more[0]}
     widgets |= {"context_length": 16, "context_overlap": 8, "context_schedule": "standard_static", "dim": 3}
+    widgets |= {name: False for name in ("causal_window_fix",) if name in asked}
     parts["context"] = node("ContextWindowsManual", model=["count", 0], **widgets)
     parts["sample"]["inputs"]["model"] = ["context", 0]
     assert torch.allclose(sampled(host, parts), sampled(host, whole), atol=1e-4)
