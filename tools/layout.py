@@ -7,14 +7,16 @@ from headless import HostError
 Node = dict[str, Any]
 VIEW = 1400, 850  # pixels of a window in which a graph opens as a whole
 COLUMNS = {
-    "Model and picture": (
+    "Model, picture and prompt": (
         "CheckpointLoaderSimple",
         "ControlNetLoader",
         "CLIPVisionLoader",
         "LoadImage",
         "NewtonExamplePicture",
+        "WordConditioning",
+        "CLIPTextEncode",
+        "FluxGuidance",
     ),
-    "Prompt": ("WordConditioning", "CLIPTextEncode", "FluxGuidance"),
     "Layers": ("LayerDecompose",),
     "Canvas": (
         "ImageCrop",
@@ -61,7 +63,7 @@ COLUMNS = {
 }
 WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
-EXTRA = {"LoadImage": 240, "NewtonExamplePicture": 240,
+EXTRA = {"NewtonConstrainedSampler": 40, "LoadImage": 240, "NewtonExamplePicture": 240,
          "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
          "PreviewAny": 90, "NewtonConstraintReport": 240, "LayerDecompose": 120,
          "NewtonJacobianProbe": 240, "NewtonDirectionCompare": 240}  # fmt: skip
