@@ -221,7 +221,7 @@ def tiny_vae(**parts):
 def test_a_vae_without_encoder_serves_the_gradient_only(host):
     vae = tiny_vae(without=("taesd_encoder",))
     sockets = {"vae": ("VAE", vae), "image": ("IMAGE", torch.rand(1, 16, 16, 3))}
-    with pytest.raises(GraphError, match=r"vae: .*no encoder.*decoder gradient"):
+    with pytest.raises(GraphError, match=r"(?s)decoder gradient.*vae: .*no encoder"):
         outputs(host, node("PixelSRConstraint", **DEFAULTS["PixelSRConstraint"]), dict(sockets))
     way = {"direction": "decoder gradient"}
     _, latent = outputs(host, node("PixelSRConstraint", **DEFAULTS["PixelSRConstraint"], **way), sockets, 2)
@@ -243,7 +243,7 @@ def test_a_target_without_the_way_there_is_refused(host):
         ),
         "out": node("TestCapture", value=["sample", 0]),
     }  # fmt: skip
-    with pytest.raises(GraphError, match=r"vae: .*no encoder.*decoder gradient"):
+    with pytest.raises(GraphError, match=r"(?s)decoder gradient.*vae: .*no encoder"):
         host.run(graph)
     graph["target"]["inputs"]["direction"] = "decoder gradient"
     assert host.run(graph)[0]["samples"].shape == (1, 4, 8, 8)
