@@ -167,7 +167,11 @@ def test_tiles_leave_no_seams(host, vae):
 
 
 MISTAKES = {
-    "RGBA": (node("PixelSRConstraint"), {"image": torch.rand(1, 16, 16, 4)}, "image: .* alpha .* SplitImageWithAlpha"),
+    "RGBA": (
+        node("PixelSRConstraint"),
+        {"image": torch.rand(1, 16, 16, 4)},
+        r"SplitImage(.|\n)*image: .* alpha",
+    ),
     "one channel": (node("PixelSRConstraint"), {"image": torch.rand(1, 16, 16, 1)}, "image: .* 1 channel.*RGB"),
     "ratio": (node("PixelSRConstraint", width=132, height=128), {}, "width, height: .*132x128.*multiple of 8"),
     "ratio of a factor": (node("PixelSRConstraint", factor=3), {"image": torch.rand(1, 9, 9, 3)}, "factor: 3.*27x27"),
@@ -182,11 +186,15 @@ MISTAKES = {
     "no mask": (operator("pixel mask"), {}, "mask: nothing is connected"),
     "empty mask": (operator("pixel mask"), {"mask": torch.zeros(1, 16, 16)}, "mask: it is empty"),
     "matrix": (operator("channel mix", matrix="1 2; a b c"), {}, "matrix: '1 2; a b c' is not rows of three"),
-    "zero matrix": (operator("channel mix", matrix="0 0 0"), {}, "matrix: .*not all zero"),
+    "zero matrix": (operator("channel mix", matrix="0 0 0"), {}, r"not all zero(.|\n)*matrix: "),
     "odd picture": (operator("grey"), {"image": torch.rand(1, 20, 16, 3)}, "image: .*16x20.*multiple of 8"),
     "wide blur": (operator("gaussian blur", radius=9.0), {}, "image: 16×16 .*smaller kernel"),
     "no function": (node("PixelTargetConstraint", target="function"), {}, "function: nothing is connected"),
-    "palette": (node("PixelTargetConstraint"), {"palette": torch.rand(1, 64, 64, 3)}, "palette: .* colours; give"),
+    "palette": (
+        node("PixelTargetConstraint"),
+        {"palette": torch.rand(1, 64, 64, 3)},
+        r"Give (.|\n)*palette: .* colour",
+    ),
 }
 DEFAULTS = {
     "PixelSRConstraint": {"factor": 4, "filter": "area", "noise": 0.0},
@@ -247,13 +255,3 @@ def test_a_target_without_the_way_there_is_refused(host):
         host.run(graph)
     graph["target"]["inputs"]["direction"] = "decoder gradient"
     assert host.run(graph)[0]["samples"].shape == (1, 4, 8, 8)
-
-
-def test_a_video_vae_is_refused(host, vae):
-    import copy
-
-    video = copy.copy(vae)
-    video.latent_dim = 3
-    sockets = {"vae": ("VAE", video), "image": ("IMAGE", torch.rand(1, 16, 16, 3))}
-    with pytest.raises(GraphError, match="vae: it is a video"):
-        outputs(host, node("PixelSRConstraint", **DEFAULTS["PixelSRConstraint"]), sockets)
