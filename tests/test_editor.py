@@ -169,7 +169,7 @@ def test_cancel_then_queue_twice_then_change_a_widget(page, server):
     load_workflow(page, TITLES["inpaint_demo"])
     known = set(server.get("/history"))
     start(page, 9000)
-    page.wait_for_function("app.graph.getNodeById(6).widgets.some((w) => /\\d of 9\\d+ model calls/.test(w.value))")
+    page.wait_for_function("app.graph.getNodeById(6).widgets.some((w) => / of \\d{4,} model calls/.test(w.value))")
     page.evaluate("api = app.api ?? window.comfyAPI.api.api; api.interrupt()")
     key, status = done(server, known)
     assert status["status_str"] == "error" and "execution_interrupted" in json.dumps(status["messages"])
