@@ -175,10 +175,7 @@ def test_after_a_shortage_in_the_gradient_the_node_says_which_tile_fits(host, gr
     assert told and all(f"Set tile to {64 if 'tiles' in family else 128}, which fits" in m for m in told), messages
 
 
-GROWS = pytest.mark.xfail(reason="the decoder's gradient: about 115 tensors, 16 MB, more with every run of the graph")
-
-
-@pytest.mark.parametrize("family", [pytest.param(f, marks=GROWS) if f.startswith("gradient") else f for f in FAMILIES])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_forty_runs_hold_no_more_than_three(host, graph, faulty, family):
     def held():
         gc.collect()

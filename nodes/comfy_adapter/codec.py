@@ -164,7 +164,7 @@ def kept_for_gradient(function: Map, z: Tensor) -> int:
 
     def keep(t: Tensor) -> Tensor:
         kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
+        return t.detach()  # t itself would hold the graph that holds it, for good
 
     with torch.autograd.graph.saved_tensors_hooks(keep, same):
         _graph = function(z.requires_grad_())  # alive, or a storage's address would come twice
