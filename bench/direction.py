@@ -138,7 +138,7 @@ def cost(case: Case, name: str, size: int) -> dict:
 
     def keep(t: Tensor) -> Tensor:
         kept[t.data_ptr()] = t.nbytes
-        return t
+        return t.detach()
 
     decode = flops(lambda: case.codec.decode(x0))
     ways = case.ways(operator, picture)
