@@ -37,7 +37,8 @@ READING = (
     "and of the truth from the same half of the true picture. Intervals are 95 %: Wilson for shares of independent "
     "samples, else by bootstrap over pictures, the seeds of a picture together. distance ratio: energy distance of "
     "features between samples and held-out pictures over that of two halves of the held-out pictures, sets of equal "
-    "size; the interval is over random halves."
+    "size; the interval is over random halves. free to autoencoded: samples against the held-out pictures as the "
+    "autoencoder gives them, over halves of those: what is left of the distance without the autoencoder's share."
 )
 
 
@@ -105,6 +106,8 @@ class Bench:
         for method, pictures in (("truth", self.held), ("autoencoded", decoded)):
             self.add_shares("attribute_accuracy_truth", method, self.right(pictures, USED, 1), joint=False)
             self.add_whole(method, pictures)
+        self.decoded_features = self.target.features(decoded)
+        self.add_ratio("autoencoded", self.decoded_features, self.cases.truth_features)
 
     def add_whole(self, method: str, pictures: np.ndarray) -> None:
         whole = self.judge.whole(pictures)
@@ -115,7 +118,13 @@ class Bench:
         seeds = [50_000 + k for k in range(count)]
         made = kept(self.made / "free.npy", lambda: sample(self.target, [""] * count, seeds, self.opts))
         self.add_whole("free", made)
-        features, truths = self.target.features(made), self.cases.truth_features
+        features = self.target.features(made)
+        self.add_ratio("free", features, self.cases.truth_features)
+        self.add_ratio("free to autoencoded", features, self.decoded_features)
+        return made
+
+    def add_ratio(self, method: str, features: np.ndarray, truths: np.ndarray) -> None:
+        """Of the distance of sets of features to the truths over that of halves of the truths."""
         every, n, rng, found = np.concatenate([truths, features]), len(truths), np.random.default_rng(0), []
         d = cdist(every, every)
         for _ in range(200):
@@ -124,8 +133,7 @@ class Bench:
             found.append((set_distance(d, drawn, halves[0]), set_distance(d, *halves)))
         samples, own = np.array(found).T
         spread = np.percentile(samples / own, (2.5, 97.5)).tolist()
-        self.add("distance_ratio", "free", "", samples.mean() / own.mean(), tuple(spread))
-        return made
+        self.add("distance_ratio", method, "", samples.mean() / own.mean(), tuple(spread))
 
     def prompted(self) -> np.ndarray:
         texts = [self.prompts[i] for _, i, _ in self.cases.index]
