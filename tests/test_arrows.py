@@ -56,4 +56,10 @@ def test_entry_point_is_lazy_and_v3_only():
     source = (ROOT / "__init__.py").read_text(encoding="utf-8")
     top_level = [n for n in ast.parse(source).body if isinstance(n, ast.Import | ast.ImportFrom)]
     assert not top_level
-    assert "NODE_CLASS_MAPPINGS" not in source
+
+
+@pytest.mark.parametrize("folder", [".", "nodes", "tools", "tests/small_nodes"])
+def test_nodes_are_declared_as_v3_only(folder):
+    """The packs that demo and tests load too; a test may look into the host's own table."""
+    files = (ROOT / folder).glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py")
+    assert [f.name for f in files if "NODE_CLASS_MAPPINGS" in f.read_text(encoding="utf-8")] == []

@@ -7,17 +7,23 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from clip_models import CLIP, make
+from comfy_api.latest import ComfyExtension, io
 
 
-class SmallClipVision:
-    RETURN_TYPES, FUNCTION, CATEGORY = ("CLIP_VISION",), "load", "test"
+class SmallClipVision(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("SmallClipVision", category="test", outputs=[io.ClipVision.Output()])
 
     @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {}}
-
-    def load(self):
-        return (make(CLIP, Path(tempfile.mkdtemp())),)
+    def execute(cls):
+        return io.NodeOutput(make(CLIP, Path(tempfile.mkdtemp())))
 
 
-NODE_CLASS_MAPPINGS = {"SmallClipVision": SmallClipVision}
+class SmallModels(ComfyExtension):
+    async def get_node_list(self):
+        return [SmallClipVision]
+
+
+async def comfy_entrypoint():
+    return SmallModels()

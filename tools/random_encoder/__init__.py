@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy_api.latest import ComfyExtension, io
 
 CONFIG = {
     "model_type": "clip_vision_model", "hidden_act": "quick_gelu", "hidden_size": 64, "image_size": 128,
@@ -16,16 +18,13 @@ CONFIG = {
 }  # fmt: skip
 
 
-class RandomImageEncoder:
-    RETURN_TYPES, FUNCTION, CATEGORY = ("CLIP_VISION",), "make", "demo"
+class RandomImageEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema("RandomImageEncoder", category="demo", outputs=[io.ClipVision.Output()])
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict:
-        return {"required": {}}
-
-    def make(self) -> tuple:
-        from comfy.clip_vision import ClipVisionModel
-
+    def execute(cls) -> io.NodeOutput:
         generator = torch.Generator().manual_seed(0)
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             (file := Path(folder) / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
@@ -35,7 +34,13 @@ class RandomImageEncoder:
                     p.copy_(torch.randn(p.shape, generator=generator) / p[0].numel() ** 0.5)
                 else:
                     p.fill_(float("norm" in name and name.endswith("weight")))
-        return (encoder,)
+        return io.NodeOutput(encoder)
 
 
-NODE_CLASS_MAPPINGS = {"RandomImageEncoder": RandomImageEncoder}
+class DemoExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [RandomImageEncoder]
+
+
+async def comfy_entrypoint() -> DemoExtension:
+    return DemoExtension()
