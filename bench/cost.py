@@ -1,20 +1,18 @@
-"""What the method itself costs: time beside its model calls, memory beside plain sampling, and how both grow.
+"""What the method costs: time beside its model calls, memory beside plain sampling; how it grows is in growth.py.
 
     python dev.py bench cost --out DIR [--levels N] [--repeats N] [--sides CELLS] [--batches B] [--forward-only]
 
 The model has the size of SD1.5 on a GPU (bfloat16, 512 and 1024 pixels, batches of 1 and 4) and is a small one of the
 same build on a CPU (float32, three sizes); its weights are random, as neither time nor memory depends on them. Per
-method: time / (calls * one raw call of the model) and peak memory / that of plain KSampler. Then the same loop around
-a model that costs nothing, at three sizes: what is left is ours, and its time and memory should grow like the number of
-latent values. On a GPU time is wall time and `milliseconds` are given; on a CPU it is the process's own time, and only
-ratios and counts are told. `waits` counts what made the host wait for a GPU.
+method: time / (calls * one raw call of the model) and peak memory / that of plain KSampler. On a GPU time is wall time
+and `milliseconds` are given; on a CPU it is the process's own time, and only ratios and counts are told. `waits` counts
+what made the host wait for a GPU.
 
 Writes cost.json, cost.md and cost.png.
 """
 
 import argparse
 import itertools
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +25,12 @@ from measured_runs import (
     NEWTON,
     Bench,
     backpropagated,
-    clock,
-    half,
     ours,
-    peak_memory,
     plain,
 )
-from pack import sampler
 from tqdm import tqdm
 
 SIDES, BATCHES = ((64, 128), (1, 4)) if CUDA else ((16, 24, 32), (1, 2))  # latent cells
-OWN_SIDES, OWN_BATCHES = (64, 128, 256), (1, 4)
 
 
 def cost_rows(bench: Bench, sides: list[int], batches: list[int], backward: bool) -> list[dict[str, Any]]:
@@ -65,47 +58,6 @@ def cost_rows(bench: Bench, sides: list[int], batches: list[int], backward: bool
     return rows
 
 
-def own_time(
-    batch: int, side: int, constraints: int, levels: int, repeats: int, settings: sampler.NewtonSettings = NEWTON
-) -> dict[str, Any]:
-    """Time, peak memory and calls of the loop around a model that costs nothing."""
-    sigmas = [*torch.logspace(1.1, -0.6, levels).tolist(), 0.0]
-    x = sigmas[0] * torch.randn(batch, 4, side, side, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    y, weights = (t.to(x) for t in half(batch, side))
-    term = sampler.Term(sampler.LatentMask(y, weights))
-    denoise = sampler.Denoiser(lambda x, sigma: 0.5 * x, lambda sigma: sampler.Scales(1.0, sigma))
-    run = partial(
-        sampler.sample_constrained, denoise, x, sigmas, sampler.WeightedSum((term,) * constraints), settings, 0.005
-    )
-    found: dict[str, Any] = {}
-    with peak_memory(found, x.nbytes):
-        run()
-    calls, seconds = denoise.calls, []
-    for _ in range(repeats):
-        start = clock()
-        run()
-        seconds.append(clock() - start)
-    return found | {"calls": calls, "time": min(seconds)}
-
-
-def growth_rows(levels: int, repeats: int) -> list[dict[str, Any]]:
-    """Time and memory of our own part per latent value, relative to the first row."""
-    cases = [(side, batch, 1) for side in OWN_SIDES for batch in OWN_BATCHES]
-    cases += [(OWN_SIDES[-1], 1, n) for n in (2, 4)]
-    rows, first = [], None
-    for side, batch, constraints in tqdm(cases, unit="size"):
-        found = own_time(batch, side, constraints, levels, repeats)
-        values = batch * 4 * side * side
-        first = first or (found["time"] / values, found["peak_bytes"] / values)
-        rows.append({
-            "task": "growth", "model": "none", "method": "ours", "preset": "newton", "side": side, "batch": batch,
-            "constraints": constraints, "levels": levels, "calls": found["calls"], "values": values,
-            "time_per_value": found["time"] / values / first[0],
-            "memory_per_value": found["peak_bytes"] / values / first[1], "device": DEVICE.type,
-        })  # fmt: skip
-    return rows
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     hidden = ("task", "model", "device", "preset", "levels")
     columns = [k for k in rows[0] if k not in hidden and any(r[k] for r in rows)]
@@ -116,17 +68,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(cost: list[dict[str, Any]], growth: list[dict[str, Any]], file: Path) -> None:
+def plot(cost: list[dict[str, Any]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
     sizes = sorted({(r["side"], r["batch"]) for r in cost})
     names = list(dict.fromkeys(report.label(r) for r in cost))
     for axis, key, title in zip(
-        axes, ("overhead_ratio", "memory_ratio"), ("time / (calls x raw call)", "peak memory / plain"), strict=False
+        axes, ("overhead_ratio", "memory_ratio"), ("time / (calls x raw call)", "peak memory / plain"), strict=True
     ):
         for k, name in enumerate(names):
             values = [r[key] for r in cost if report.label(r) == name]
@@ -135,11 +87,6 @@ def plot(cost: list[dict[str, Any]], growth: list[dict[str, Any]], file: Path) -
         axis.set_xticks(range(len(sizes)), [f"{s}x{s}\nbatch {b}" for s, b in sizes])
         axis.set(title=title)
         axis.legend(loc="lower right")
-    for key, marker in (("time_per_value", "o"), ("memory_per_value", "s")):
-        one = [r for r in growth if r["constraints"] == 1]
-        axes[2].plot([r["values"] for r in one], [r[key] for r in one], marker, label=key.replace("_", " "))
-    axes[2].set(xscale="log", ylim=(0, None), xlabel="latent values", title="our own part, relative to the first")
-    axes[2].legend()
     figure.suptitle(f"{cost[0]['model']}, {DEVICE.type}")
     figure.savefig(file, dpi=110)
     plt.close(figure)
@@ -157,16 +104,14 @@ def main() -> None:
     )
     opts = parser.parse_args()
     opts.out.mkdir(parents=True, exist_ok=True)
-    growth = growth_rows(opts.levels, opts.repeats)
     cost = cost_rows(Bench("SD1.5", opts.levels, opts.repeats), opts.sides, opts.batches, not opts.forward_only)
     device = torch.cuda.get_device_name() if CUDA else f"CPU, {torch.get_num_threads()} threads"
     head = report.heading("cost", opts, {"device": device})
-    (opts.out / "cost.json").write_text(report.as_lines(head, cost + growth), encoding="utf-8")
+    (opts.out / "cost.json").write_text(report.as_lines(head, cost), encoding="utf-8")
     notes = "".join(f"- {k}: {v}\n" for k, v in head["versions"].items())
-    body = f"`{head['command']}`, {head['date']}\n\n{notes}\n## Beside the model\n\n{table(cost)}\n\n"
-    body += f"## Our own part, around a model that costs nothing\n\n{table(growth)}\n"
+    body = f"`{head['command']}`, {head['date']}\n\n{notes}\n{table(cost)}\n"
     (opts.out / "cost.md").write_text(body, encoding="utf-8")
-    plot(cost, growth, opts.out / "cost.png")
+    plot(cost, opts.out / "cost.png")
     print(body)
 
 

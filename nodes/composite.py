@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .checks import checked
+from .constraint_spec import repeated
 from .fill import extend_fill
 from .latent_mask import sized_mask
 from .sockets import CATEGORY, schema
@@ -65,11 +66,6 @@ def composite(image: Tensor, original: Tensor, mask: Tensor, feather: int, match
         image = (image + spread(off, known).movedim(1, -1)).clamp(0, 1)
     weight = fade(mask, feather).unsqueeze(-1)
     return torch.where(weight > 0, torch.lerp(extend_fill(original, mask), image, weight), original)
-
-
-def repeated(t: Tensor, count: int) -> Tensor:
-    """One of `t` (N, ...) for each of `count` pictures, repeated or cut as the host does with masks."""
-    return t[torch.arange(count) % len(t)]
 
 
 class CompositeInsideMask(io.ComfyNode):

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..sampler import Constraint, WeightedSum
+from ..sampler import Constraint, LatentMask, WeightedSum
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,24 @@ class LatentSpace:
             return t
         if self.batch_index is not None and max(self.batch_index) < len(t):
             return t[list(self.batch_index)]
-        return t[torch.arange(count) % len(t)]
+        return repeated(t, count)
+
+
+def repeated(t: Tensor, count: int) -> Tensor:
+    """One of `t` (N, ...) for each of `count` pictures, repeated or cut as the host does with masks."""
+    return t[torch.arange(count) % len(t)]
+
+
+@dataclass(frozen=True)
+class FilledMask(LatentMask):
+    """A mask whose unknown region was filled before it was encoded.
+
+    Attributes:
+        hidden: gives the latent of the picture as it was, of the shape of y: there a run that starts below full noise
+            begins; None: with y.
+    """
+
+    hidden: Callable[[], Tensor] | None = None
 
 
 class ConstraintSpec(Protocol):

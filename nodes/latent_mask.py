@@ -12,11 +12,11 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sampler import Constraint as BoundConstraint
-from ..sampler import LatentMask, WeightedSum, frame_weights, known_weights, masked_rms
+from ..sampler import WeightedSum, frame_weights, known_weights, masked_rms
 from .checks import check_image, checked
-from .constraint_spec import LatentSpace
+from .constraint_spec import FilledMask, LatentSpace, repeated
 from .fill import FILLS
-from .sockets import CATEGORY, Constraint, schema
+from .sockets import CATEGORY, Constraint, noise_input, schema
 from .vae_checks import encode
 
 log = logging.getLogger("newton_constrained_sampling")
@@ -63,7 +63,7 @@ class LatentMaskSpec:
         sigma_y = 0.0
         if self.noise is not None:
             sigma_y = masked_rms(weights * (as_sampled(self.samples + self.noise) - y))
-        return LatentMask(y, weights, space.weights_at, sigma_y, hidden)
+        return FilledMask(y, weights, space.weights_at, sigma_y, hidden)
 
 
 def noise_in_latent(vae: Any, picture: Tensor, samples: Tensor, noise: float) -> Tensor | None:
@@ -95,7 +95,7 @@ def sized_mask(mask: Tensor, image: Tensor) -> Tensor:
     """
     mask = mask.reshape(-1, *mask.shape[-2:]).float().clamp(0, 1)
     if 1 not in (len(mask), len(image)):
-        mask = mask[torch.arange(len(image)) % len(mask)]
+        mask = repeated(mask, len(image))
     size = image.shape[1:3]
     if mask.shape[-2:] != size:
         log.warning(
@@ -171,17 +171,7 @@ class LatentMaskConstraint(io.ComfyNode):
                     "best for strokes and other masks finer than a cell. Off: a cell counts as known only if all its "
                     "pixels are (as published); choose it with fill 'none', or hidden content shines through.",
                 ),
-                io.Float.Input(
-                    "noise",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.005,
-                    round=False,
-                    optional=True,
-                    tooltip="Standard deviation of the noise in the picture, 1 = white. What is below it is not "
-                    "followed, so that the known part comes out cleaner than it is. 0 keeps it as it is.",
-                ),
+                noise_input("the known part comes out cleaner than it is. 0 keeps it as it is.", optional=True),
             ],
             outputs=[
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),

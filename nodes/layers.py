@@ -10,6 +10,7 @@ from torch import Tensor
 from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, recompose, sample_layers
 from .checks import checked
 from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
+from .constraint_spec import repeated
 from .sockets import CATEGORY, schema
 from .vae_checks import check_pictures_vae, encode
 
@@ -28,8 +29,7 @@ def fit_optional(mask: Tensor | None, image: Tensor) -> Tensor:
     if mask is None:
         return torch.zeros_like(image[:, :1])
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).to(image).clamp(0, 1)
-    mask = mask[torch.arange(len(image)) % len(mask)]
-    return F.interpolate(mask, size=image.shape[2:], mode="nearest-exact")
+    return F.interpolate(repeated(mask, len(image)), size=image.shape[2:], mode="nearest-exact")
 
 
 def pad_to_multiple(t: Tensor, ratio: int) -> Tensor:

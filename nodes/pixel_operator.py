@@ -13,7 +13,7 @@ from .comfy_adapter import start_latent
 from .fill import extend_fill
 from .latent_mask import fit_mask
 from .pixel_spec import ADVANCED, DIRECTIONS, PixelSpec, vae_inputs
-from .sockets import CATEGORY, Constraint, dead_unless, schema
+from .sockets import CATEGORY, Constraint, dead_unless, noise_input, schema
 from .targets import Compressed, Jpeg
 from .vae_checks import check_tile
 
@@ -69,11 +69,7 @@ class PixelOperatorConstraint(io.ComfyNode):
                     tooltip="channel mix: a row of three weights (red, green, blue) for every mixture that is kept, "
                     "rows separated by semicolons.",
                 ),
-                io.Float.Input(
-                    "noise", default=0.0, min=0.0, max=1.0, step=0.005,
-                    tooltip="Standard deviation of the noise in the picture, 1 = white. What is below it is not "
-                    "followed, so that noise is not drawn as detail.",
-                ),
+                noise_input("noise is not drawn as detail."),
                 io.Image.Input(
                     "kernel", optional=True,
                     tooltip="kernel: the blur of one point as a small picture of odd height and width.",

@@ -91,8 +91,8 @@ class PixelSpec:
             raise ValueError("direction: 'decoder gradient' is for pictures. Set 'forward only' for a video VAE.")
         if type(self.measurement) is not LinearMeasurement:  # JPEG and functions take pictures
             raise ValueError(
-                "vae: it is a video VAE, and this constraint works on pictures so far. For video use Pixel SR "
-                "Constraint, or a linear operator of Pixel Operator Constraint."
+                "vae: it is a video VAE, and this constraint works on pictures so far. For video use "
+                "Super-Resolution Constraint, or a linear operator of Deblur and Colorize Constraint."
             )
         operator = self.measurement.operator
         if isinstance(operator, PixelMask):

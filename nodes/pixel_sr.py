@@ -9,7 +9,7 @@ from ..sampler import FILTERS, LinearMeasurement, Resample
 from .checks import check_ratio, checked, rgb_picture
 from .comfy_adapter import start_latent
 from .pixel_spec import ADVANCED, DIRECTIONS, PixelSpec, vae_inputs
-from .sockets import CATEGORY, Constraint, schema
+from .sockets import CATEGORY, Constraint, noise_input, schema
 from .vae_checks import check_tile
 
 LARGEST_MATRIX = 2**25  # elements, such as of 4096 to 8192 pixels
@@ -36,15 +36,7 @@ class PixelSRConstraint(io.ComfyNode):
                     default="area",
                     tooltip="How the picture was shrunk: area averages, bicubic and lanczos are those of Pillow.",
                 ),
-                io.Float.Input(
-                    "noise",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.005,
-                    tooltip="Standard deviation of the noise in the picture, 1 = white. What is below it is not "
-                    "followed, so that noise is not drawn as detail.",
-                ),
+                noise_input("noise is not drawn as detail."),
                 *(
                     io.Int.Input(
                         name,

@@ -45,3 +45,17 @@ def schema(
 def dead_unless(name: str, options: Iterable[str], *live: str) -> DeadIf:
     """For a widget that has an effect for some options of the widget `name` only."""
     return {name: [o for o in options if o not in live]}
+
+
+def noise_input(purpose: str, **fields: Any) -> io.Input:
+    """sigma_y of a given picture, white = 1; `purpose` ends the tooltip."""
+    return io.Float.Input(
+        "noise",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.005,
+        tooltip="Standard deviation of the noise in the picture, 1 = white. What is below it is not followed, so that "
+        + purpose,
+        **fields,
+    )

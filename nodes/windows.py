@@ -6,14 +6,15 @@ from comfy_api.latest import io
 
 from ..sampler.tiles import windows
 from .checks import checked
-from .sockets import CATEGORY
+from .sockets import CATEGORY, schema
 
 
 class WindowConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="WindowConditioning",
+            search_aliases=["tiles", "large picture", "upscale", "multidiffusion", "windows"],
             display_name="Window Conditioning",
             category=CATEGORY,
             description="For pictures larger than the model was trained for: it sees overlapping windows of its own "

@@ -163,11 +163,19 @@ class Replacement:
 
 
 def follow(noise: float | Tensor, nxt: Scales, like: Tensor) -> tuple[Tensor, Tensor]:
-    """How far to follow values with noise sigma_y, and the share of the next level's noise that is theirs then."""
+    """How far to follow values with noise sigma_y, and the share of the level's noise that is theirs then.
+
+    Args:
+        noise: sigma_y >= 0, a number, (1,) or (B,).
+        nxt: the level that x is made for.
+        like: gives dtype and device.
+
+    Returns:
+        Both in [0, 1], (1,) or (B,).
+    """
     sigma_y = torch.as_tensor(noise, dtype=like.dtype, device=like.device).reshape(-1)
-    noisier = sigma_y * nxt.alpha > nxt.s
     ratio = sigma_y * nxt.alpha / max(nxt.s, 1e-30)
-    return torch.where(noisier, 1 / ratio.clamp(min=1), 1.0), ratio.clamp(max=1)
+    return 1 / ratio.clamp(min=1), ratio.clamp(max=1)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...sampler import LatentMask, Level, Term, WeightedSum, as_sum
-from ..constraint_spec import ConstraintSpec, LatentSpace
+from ..constraint_spec import ConstraintSpec, FilledMask, LatentSpace
 from .noise_mask import noise_mask_weights, weights_over_time
 
 log = logging.getLogger("newton_constrained_sampling")
@@ -67,7 +67,7 @@ def start_of_run(x: Tensor, model_k: Any, bound: WeightedSum, start: Level) -> T
         return x
     latent = model_k.latent_image
     for mask in (term.constraint for term in bound.terms):
-        if isinstance(mask, LatentMask) and mask.hidden and torch.allclose(mask.y, latent.to(mask.y), 0.01, 0.01):
+        if isinstance(mask, FilledMask) and mask.hidden and torch.allclose(mask.y, latent.to(mask.y), 0.01, 0.01):
             log.info("denoise: below 1, sampling begins with the picture under the mask, not with its fill.")
             x = x + start.scales.alpha * (1 - mask.weights) * (mask.hidden() - mask.y)
     return x

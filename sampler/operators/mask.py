@@ -84,15 +84,12 @@ class LatentMask:
         weights_at: from W and a noise level to the weights there; None: W at every level.
         noise: sigma_y of y, (1,), (B,) or a number; e is asked to shrink to this rms, no further, so that noise is not
             kept.
-        hidden: gives what y covers where nothing is known, of the shape of y: there a run that starts below full noise
-            begins; None: with y.
     """
 
     y: Tensor
     weights: Tensor
     weights_at: Callable[[Tensor, float], Tensor] | None = None
     noise: float | Tensor = 0.0
-    hidden: Callable[[], Tensor] | None = None
     unit = "rms in the latent"
 
     def weights_now(self, sigma: float) -> Tensor:
