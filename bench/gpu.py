@@ -7,8 +7,9 @@
 Networks of the size of SD1.5, SDXL and SD3 with random weights (bfloat16, 512 and 1024 pixels, batches of 1 and 4; on a
 CPU small ones of the same build): time over that of the network's own calls, peak memory over plain sampling, the
 same with backpropagation, milliseconds a picture, and how often a call makes the host wait for the device. Then how far
-runs on the demo network in float32, float16 and bfloat16 are from the CPU's in float32, as the rms of the difference
-over the rms of the latent; and a network of which only a half fits on the GPU (`--offloaded`, in a process of its own).
+runs on the small eps network in float32, float16 and bfloat16 are from the CPU's in float32, as the rms of the
+difference over the rms of the latent; and a network of which only a half fits on the GPU (`--offloaded`, in a process
+of its own).
 
 Cases that have not begun after --seconds are left out and named. gpu.json and gpu.md are written after every case.
 """
@@ -78,7 +79,7 @@ def run_case(bench: Bench, batch: int, side: int, backward: bool) -> list[dict[s
 
 
 def demo_network(dtype: torch.dtype, device: torch.device) -> Any:
-    """The demo checkpoint's network as a MODEL, without the host's loader of checkpoints."""
+    """The small eps checkpoint's network as a MODEL, without the host's loader of checkpoints."""
     host_modules()
     import comfy.model_detection
     import comfy.model_patcher

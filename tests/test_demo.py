@@ -1,6 +1,5 @@
 """The demo's pictures, sheets and page, without a ComfyUI."""
 
-import csv
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,33 +18,12 @@ from page import write_page
 from sheet import draw_sheets
 
 
-def rows():
-    with (ROOT / "demo" / "heldout" / "index.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_held_out_pictures_are_the_first_of_the_list():
-    listed = every_held_out()
-    assert [r["prompt"] for r in rows()] == [r["words"] for r in listed]
-    assert all(r[a] == k.get(a, "") for r, k in zip(rows(), listed, strict=True) for a in avatars.ATTRIBUTES)
-
-
-def every_held_out():
-    found, number = [], 0
-    while len(found) < avatars.SHIPPED:
-        row = avatars.picture(number)
-        if avatars.split_of(row) == "heldout":
-            found.append(row | {"words": " ".join(avatars.words_of(row))})
-        number += 1
-    return found
-
-
 def test_every_held_out_picture_is_there_with_its_opacity():
     found = demo_pictures.heldout(avatars.SHIPPED)
     assert [a.number for a in found] == list(range(avatars.SHIPPED))
     assert all(a.truth.shape == (128, 128, 3) and a.alpha.shape == (128, 128) for a in found)
     # Where an avatar leaves the paper bare, a plain background shows.
-    plain = [a for a, r in zip(found, rows(), strict=True) if not r["pattern"]]
+    plain = [a for a, r in zip(found, avatars.read_heldout(), strict=True) if not r["pattern"]]
     assert plain and all(np.ptp(a.truth[a.alpha == 0], axis=0).max() == 0 for a in plain)
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from demo_pictures import AT_MOST, heldout
+from demo_pictures import heldout
 from demo_tasks import TASKS, Case, Task
 from headless import ROOT, Graph, Host, HostError
 from page import write_page
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="these groups of tasks")
-    parser.add_argument("--pictures", type=int, default=6, help=f"of the held-out list, at most {AT_MOST}")
+    parser.add_argument("--pictures", type=int, default=6, help="of the held-out list, from its start")
     parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="change the graphs")
     opts = parser.parse_args()
     if not CHECKPOINT.exists():

@@ -3,7 +3,6 @@
 .cache/venv-0.3.75/bin/python tools/demo_pictures.py    # writes demo/images
 """
 
-import csv
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from headless import ROOT
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "demo")]
+from avatars import HELDOUT, SHIPPED, read_heldout
 from masks import MASKS, masked_input
 
-HELDOUT = ROOT / "demo" / "heldout"
-AT_MOST = 128  # pictures in the folder
 BLUR = 3.0  # pixels, as in deblur_demo
 
 
@@ -35,13 +33,11 @@ def read_rgb(file: object) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def heldout(count: int) -> list[Avatar]:
+def heldout(count: int = SHIPPED) -> list[Avatar]:
     """The first ones of the list."""
-    with (HELDOUT / "index.csv").open(encoding="utf-8", newline="") as f:
-        rows = list(csv.DictReader(f))[:count]
     return [
         Avatar(i, read_rgb(HELDOUT / r["file"]), np.asarray(Image.open(HELDOUT / "alpha" / r["file"])), r["prompt"])
-        for i, r in enumerate(rows)
+        for i, r in enumerate(read_heldout()[:count])
     ]
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from demo_pictures import AT_MOST, Avatar, blurred, grey, heldout, shrunk
+from demo_pictures import Avatar, blurred, grey, heldout, shrunk
 from headless import ROOT, Graph, Host, Result
 from masks import ALL_MASKS, masked_input
 from metrics import composite, psnr, seam
@@ -183,7 +183,7 @@ def style(host: Host, avatar: Avatar, change: Changes) -> Case:
     """Words that every style knows, and the look of the next picture of another style."""
     own, _, *words = avatar.prompt.split()
     text = " ".join(words[:2])
-    reference = next(a for a in heldout(AT_MOST)[avatar.number :] if a.prompt.split()[0] != own)
+    reference = next(a for a in heldout()[avatar.number :] if a.prompt.split()[0] != own)
     plain, graph = free_graph(text, avatar.number), style_graph(host, text, avatar.number, reference)
     change(graph)
     pictures = {"without": saved(host.run(plain), plain), "ours": saved(host.run(graph), graph)}
