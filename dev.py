@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent
+SPREAD = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 sys.path.insert(0, str(ROOT / "tools"))
 
 from environment import CACHE, Host, SetupError, install_batch, set_up  # noqa: E402
@@ -33,7 +34,8 @@ def free_threads() -> int:
 
 def start(host: Host, command: list[str | Path]) -> int:
     """Run a program of the environment from the repository root, pass SIGTERM on, return its exit status."""
-    env = {"OMP_NUM_THREADS": str(free_threads()), **os.environ, "COMFYUI_PATH": str(host.comfyui)}
+    threads = 1 if "--dist" in command else free_threads()
+    env = {"OMP_NUM_THREADS": str(threads), **os.environ, "COMFYUI_PATH": str(host.comfyui)}
     child = subprocess.Popen([str(c) for c in command], cwd=ROOT, env=env)
     # Ctrl-C reaches both; the child cleans up and its status counts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,8 +102,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def programs(opts: argparse.Namespace, host: Host) -> list[list[str | Path]]:
     """The command lines that a command stands for."""
     if opts.command == "test":
+        # All of them on a process a core, each with a ComfyUI of its own; what is named runs in this one.
+        spread = [] if opts.rest else SPREAD
         # The script, not `-m pytest`: that would put the root on sys.path, where nodes/ hides ComfyUI's nodes.py.
-        return [[host.bin / "pytest", *opts.rest]]
+        return [[host.bin / "pytest", *spread, *opts.rest]]
     if opts.command == "lint":
         return [
             [host.bin / "ruff", "check", "."],

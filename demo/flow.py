@@ -1,4 +1,4 @@
-"""Training of the flow transformer: bfloat16 steps of float32 weights, losses by noise level, sheets of samples."""
+"""Training of the flow transformer: steps of a fast copy of its weights, losses by noise level, sheets of samples."""
 
 import copy
 import json
@@ -7,16 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from networks import make_mmdit
+from networks import fast_dtype, make_mmdit
 from torch import Tensor
 from tqdm import tqdm
 from word_vectors import TOKENS, WIDTH, word_vector
 
-BATCH, RATE, WARM_UP = 32, 1e-3, 500
+BATCH, RATE, WARM_UP = 32, 1e-3, 200
 DROP_WORD, DROP_ALL = 0.12, 0.12
 BANDS = 8  # of the noise level s in [0, 1], in the logged losses
 SAVE_EVERY = 240  # seconds
 SHEET_EVERY = 500  # steps
+FAST = fast_dtype("cpu")
 
 
 class Prompts:
@@ -48,11 +49,16 @@ def draw_levels(count: int) -> Tensor:
 
 
 class FlowRun:
-    """Weights, moving average, optimiser and step count, saved together; steps run on a bfloat16 copy."""
+    """Weights, moving average, optimiser and step count, saved together; steps run on a copy in `FAST`.
 
-    def __init__(self, file: Path, depth: int):
-        self.file, self.step, self.bands = file, 0, torch.ones(BANDS)
+    Where `file` has none of them, weights begin as `weights` after `step` steps.
+    """
+
+    def __init__(self, file: Path, depth: int, weights: dict[str, Tensor] | None = None, step: int = 0):
+        self.file, self.step, self.bands = file, step, torch.ones(BANDS)
         self.model = make_mmdit(depth)
+        if weights:
+            self.model.load_state_dict(weights)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)
         self.opt = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         if file.exists():
@@ -60,7 +66,7 @@ class FlowRun:
             for name in ("model", "ema", "opt"):
                 getattr(self, name).load_state_dict(state[name])
             self.step, self.bands = state["step"], state["bands"]
-        self.half = copy.deepcopy(self.model).bfloat16()
+        self.fast = copy.deepcopy(self.model).to(FAST)
 
     def save(self) -> None:
         state = {name: getattr(self, name).state_dict() for name in ("model", "ema", "opt")}
@@ -69,24 +75,24 @@ class FlowRun:
 
     def update(self, loss: Tensor, rate: float) -> None:
         loss.backward()
-        params, half = list(self.model.parameters()), list(self.half.parameters())
-        for p, h in zip(params, half, strict=True):
-            p.grad, h.grad = None if h.grad is None else h.grad.float(), None
+        params, fast = list(self.model.parameters()), list(self.fast.parameters())
+        for p, f in zip(params, fast, strict=True):
+            p.grad, f.grad = None if f.grad is None else f.grad.float(), None
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         for group in self.opt.param_groups:
             group["lr"] = rate
         self.opt.step()
         self.step += 1
         with torch.no_grad():
-            torch._foreach_copy_(half, params)
+            torch._foreach_copy_(fast, params)
             # A tenth of the steps so far, at most 2000.
             torch._foreach_lerp_(list(self.ema.parameters()), params, max(0.0005, 9 / (9 + self.step)))
 
 
 def velocity_error(model: torch.nn.Module, z: Tensor, s: Tensor, context: Tensor, noise: Tensor) -> Tensor:
-    """Squared error of the predicted velocity, per picture, by a bfloat16 network."""
+    """Squared error of the predicted velocity, per picture, by a network in `FAST`."""
     x = (1 - s) * z + s * noise
-    out = model(x.bfloat16(), 1000 * s.flatten(), context=context.bfloat16()).float()
+    out = model(x.to(FAST), 1000 * s.flatten(), context=context.to(FAST)).float()
     return (out - (noise - z)).square().mean((1, 2, 3))
 
 
@@ -94,14 +100,17 @@ def train(
     run: FlowRun, latents: Tensor, prompts: Prompts, seconds: float, decay: bool, check: Callable[[FlowRun], dict]
 ) -> None:
     """Steps until the time is up; `check` is called now and then, and what it returns is logged."""
-    begin = saved = time.time()
+    begin, first = time.time(), run.step
+    saved = begin
     with tqdm(desc="flow", initial=run.step, unit="step", mininterval=30) as bar:
         while (passed := time.time() - begin) < seconds:
             pick = torch.randint(len(latents), (BATCH,))
             z, s = latents[pick].float(), draw_levels(BATCH)
             keep = (torch.rand(BATCH, TOKENS) > DROP_WORD) & (torch.rand(BATCH, 1) > DROP_ALL)
-            loss = velocity_error(run.half, z, s, prompts.embed(pick, keep), torch.randn_like(z))
-            run.update(loss.mean(), RATE * min(1, (run.step + 1) / WARM_UP) * (1 - passed / seconds if decay else 1))
+            loss = velocity_error(run.fast, z, s, prompts.embed(pick, keep), torch.randn_like(z))
+            run.update(
+                loss.mean(), RATE * min(1, (run.step - first + 1) / WARM_UP) * (1 - passed / seconds if decay else 1)
+            )
             band = (BANDS * s.flatten()).long()
             for b in band.unique():
                 run.bands[b].lerp_(loss.detach()[band == b].mean(), 0.02)
@@ -121,7 +130,7 @@ def train(
 @torch.no_grad()
 def losses(run: FlowRun, latents: Tensor, prompts: Prompts, pick: Tensor) -> list[float]:
     """Of the moving average by noise band, on these pictures with their words; always the same noise."""
-    model = copy.deepcopy(run.ema).bfloat16()
+    model = copy.deepcopy(run.ema).to(FAST)
     generator = torch.Generator().manual_seed(0)
     out = []
     for b in range(BANDS):
@@ -135,12 +144,12 @@ def losses(run: FlowRun, latents: Tensor, prompts: Prompts, pick: Tensor) -> lis
 def sample(model: torch.nn.Module, context: Tensor, noise: Tensor, guidance: float, steps: int = 20) -> Tensor:
     """Latents by Euler steps at the levels that the host takes for SD3 (shift 3)."""
     u = torch.linspace(1, 0, steps + 1)
-    x, context = noise, context.bfloat16()
+    x, context = noise, context.to(FAST)
     for s, following in zip(3 * u / (1 + 2 * u), (3 * u / (1 + 2 * u))[1:], strict=False):
         t = (1000 * s).expand(len(x))
-        v = model(x.bfloat16(), t, context=context).float()
+        v = model(x.to(FAST), t, context=context).float()
         if guidance != 1:
-            free = model(x.bfloat16(), t, context=torch.zeros_like(context)).float()
+            free = model(x.to(FAST), t, context=torch.zeros_like(context)).float()
             v = free + guidance * (v - free)
         x = x + (following - s) * v
     return x

@@ -53,6 +53,12 @@ def make_unet() -> torch.nn.Module:
     return unet
 
 
+def fast_dtype(device: str) -> torch.dtype:
+    """For training: bfloat16, but float32 on CPUs without instructions for it, where bfloat16 is many times slower."""
+    slow = device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.float32 if slow else torch.bfloat16
+
+
 def make_mmdit(depth: int = 3) -> torch.nn.Module:
     """SD3's transformer for 16 x 16 latents; its width is 64 times its depth, as the host detects it."""
     from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper, get_2d_sincos_pos_embed

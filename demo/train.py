@@ -19,7 +19,7 @@ import torch.nn.functional as F
 sys.path.append(str(Path(__file__).parent.parent / "nodes"))
 
 from emoji import NO_FLIP, draw_all, find_font, read_index
-from networks import LAYOUTS, Layout, export, import_host, make_vae
+from networks import LAYOUTS, Layout, export, fast_dtype, import_host, make_vae
 from tqdm import tqdm
 from word_vectors import TOKENS, embed_words
 
@@ -39,6 +39,11 @@ def over(rgba: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
     """uint8 RGBA over a background colour (B, 3, 1, 1), to float RGB in [0, 1]."""
     rgba = rgba.float() / 255
     return rgba[:, :3] * rgba[:, 3:] + background * (1 - rgba[:, 3:])
+
+
+def autocast(device: str) -> torch.autocast:
+    """Computes in the dtype that is fast there."""
+    return torch.autocast(device, torch.bfloat16, enabled=fast_dtype(device) != torch.float32)
 
 
 class Run:
@@ -92,7 +97,7 @@ class Run:
 def vae_step(run: Run, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """One update on pictures (B, 3, H, W) in [0, 1]; returns the mean squared error and how far from normal z is."""
     image = image.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(image.device.type, torch.bfloat16):
+    with autocast(image.device.type):
         z = run.model.taesd_encoder(image)
         out = run.model.taesd_decoder(z + 0.03 * torch.randn_like(z))
     z = z.float()
@@ -136,7 +141,7 @@ def encode_all(vae: torch.nn.Module, pictures: torch.Tensor, device: str) -> tor
     out = []
     for batch in tqdm(pictures.split(32), desc="encoding", unit="batch"):
         image = over(batch.to(device), torch.ones(1, 3, 1, 1, device=device))
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             sides = [vae.taesd_encoder(v.to(memory_format=torch.channels_last)) for v in (image, image.flip(-1))]
         out.append(torch.stack(sides, 1).half())
     return torch.cat(out)
@@ -169,7 +174,7 @@ def train_network(
         band = (BANDS * u).long()
         z, u = latents[pick, side].to(device), u.to(device)
         x, t, target = layout.target(z, torch.randn_like(z), u)
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             out = run.model(x, t, context=(context[pick] * keep * whole).to(device))
         loss = (out.float() - target).square().mean((1, 2, 3))
         run.update((loss / bands[band].to(device)).mean())

@@ -1,7 +1,8 @@
 """Train the avatar checkpoint: a TAESD-format autoencoder, then a flow transformer in SD3's format.
 
 The pictures come from `avatars.py` and `avatars.mjs`, in --data. Everything made here lives in --work, is saved every
-few minutes, and the same command goes on from there. `--hours` is the wall time of this run, `--decay` lets the
+few minutes, and the same command goes on from there; the first begins with the shipped checkpoint. `--hours` is the
+wall time of this run, `--decay` lets the
 learning rate fall to zero over it (for the last run), `--export FILE` writes the half-precision checkpoint at its end.
 """
 
@@ -22,10 +23,10 @@ sys.path.append(str(Path(__file__).parent.parent / "nodes"))
 import flow
 from avatars import load_pictures, read_index
 from networks import LAYOUTS, export, import_host, make_vae
-from safetensors.torch import load_file
+from safetensors import safe_open
 from train import Run, vae_step
 
-HERE = Path(__file__).parent
+SHIPPED = Path(__file__).parent / "ncs_avatars.safetensors"
 LAYOUT = LAYOUTS["sd3"]
 VAE_RATE = 5e-4
 SHEET_PROMPTS, SHEET_SEEDS, GUIDANCE = 8, 2, 2.5
@@ -36,12 +37,23 @@ def as_float(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 255
 
 
+def shipped(prefix: str) -> dict[str, Tensor]:
+    """Weights of the shipped checkpoint whose names begin with `prefix`, without it."""
+    with safe_open(SHIPPED, "pt") as file:
+        return {k.removeprefix(prefix): file.get_tensor(k).float() for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+
+
+def shipped_steps() -> int:
+    """How many steps the shipped transformer was trained."""
+    with safe_open(SHIPPED, "pt") as file:
+        return int(file.metadata()["steps"])
+
+
 def shipped_vae() -> torch.nn.Module:
     """The autoencoder of the shipped checkpoint, to start from."""
     vae = make_vae(LAYOUT.channels)
-    trained, own = load_file(HERE / "ncs_avatars.safetensors"), vae.state_dict()
-    found = {k: trained[f"first_stage_model.{k}"].float() for k in own if k.startswith("taesd_")}
-    vae.load_state_dict(own | found)
+    scales = {k: v for k, v in vae.state_dict().items() if not k.startswith("taesd_")}
+    vae.load_state_dict(shipped("first_stage_model.") | scales)
     return vae
 
 
@@ -68,10 +80,10 @@ def train_vae(run: Run, pictures: np.ndarray, train: np.ndarray, held: np.ndarra
 @torch.no_grad()
 def encode_all(vae: torch.nn.Module, pictures: np.ndarray) -> Tensor:
     """Latents (N, 16, 16, 16) in half precision."""
-    encoder = copy.deepcopy(vae.taesd_encoder).bfloat16()
+    encoder = copy.deepcopy(vae.taesd_encoder).to(flow.FAST)
     starts = tqdm(range(0, len(pictures), 8), desc="encoding", unit="batch", mininterval=30)
     batches = (as_float(pictures[i : i + 8]).contiguous(memory_format=torch.channels_last) for i in starts)
-    return torch.cat([encoder(image.bfloat16()).half() for image in batches])
+    return torch.cat([encoder(image.to(flow.FAST)).half() for image in batches])
 
 
 def normalised(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,7 +110,7 @@ class Checks:
     @torch.no_grad()
     def sheet(self, run: flow.FlowRun) -> np.ndarray:
         """A column for each of the first held-out pictures: it, samples of its words; below, samples without words."""
-        model, generator = copy.deepcopy(run.ema).bfloat16(), torch.Generator().manual_seed(0)
+        model, generator = copy.deepcopy(run.ema).to(flow.FAST), torch.Generator().manual_seed(0)
         shape = self.latents.shape[1:]
         context = self.prompts.embed(self.held[:SHEET_PROMPTS]).repeat(SHEET_SEEDS, 1, 1)
         noise = torch.randn(len(context), *shape, generator=generator)
@@ -120,6 +132,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=8.0)
     parser.add_argument("--vae-hours", type=float, default=0.3, help="of this, for the autoencoder, once")
     parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--anew", action="store_true", help="begin with random weights instead of the shipped ones")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero over this run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -144,7 +157,8 @@ def main() -> None:
         torch.save(encode_all(vae.ema, pictures), encoded)
     latents, mean, std = normalised(torch.load(encoded))
 
-    run = flow.FlowRun(opts.work / "flow.pt", opts.depth)
+    start = () if opts.anew else (shipped("model.diffusion_model."), shipped_steps())
+    run = flow.FlowRun(opts.work / "flow.pt", opts.depth, *start)
     torch.manual_seed(opts.seed + run.step)
     words = [r["words"] for r in rows]
     train, held = torch.from_numpy(train), torch.from_numpy(held)

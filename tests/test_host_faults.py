@@ -142,18 +142,23 @@ def test_a_fault_at_any_call_leaves_nothing_behind(host, graph, faulty, family):
     import comfy.model_management as management
 
     expected = run(host, graph, faulty)
-    count, failed = faulty.calls, 0
+    count, failed, wrong = faulty.calls, 0, []
     assert count >= 2
-    for at, (kind, fault) in itertools.product(range(count), faults().items()):
-        try:
-            run(host, graph, faulty, at, fault)
-        except GraphError as error:
-            failed += 1
-            assert kind != "memory" or "memory" in str(error), str(error)
-        management.unload_all_models()
-        assert torch.equal(run(host, graph, faulty), expected), (at, kind)
-    print(f"\n{family}: {count} calls, {failed} of {3 * count} runs failed, all left nothing behind")
-    assert failed >= 2 * count  # where memory is short the host itself goes on in tiles
+    calls = sorted({round(i * (count - 1) / 9) for i in range(10)})  # the first, the last and some between
+    for at in calls:
+        for kind, fault in faults().items():
+            try:
+                run(host, graph, faulty, at, fault)
+            except GraphError as error:
+                failed += 1
+                if kind == "memory" and "memory" not in str(error):
+                    wrong.append(str(error))
+            management.unload_all_models()
+        assert torch.equal(run(host, graph, faulty), expected), at
+    print(
+        f"\n{family}: {len(calls)} of {count} calls, {failed} of {3 * len(calls)} runs failed, nothing was left behind"
+    )
+    assert not wrong and failed >= 2 * len(calls)  # where memory is short the host itself goes on in tiles
 
 
 @pytest.mark.parametrize("family", ["gradient", "gradient in tiles"])
@@ -176,16 +181,16 @@ def test_after_a_shortage_in_the_gradient_the_node_says_which_tile_fits(host, gr
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_forty_runs_hold_no_more_than_three(host, graph, faulty, family):
+def test_twelve_runs_hold_no_more_than_three(host, graph, faulty, family):
     def held():
         gc.collect()
         tensors = [t for t in gc.get_objects() if isinstance(t, torch.Tensor)]
         return len(tensors), sum(t.nbytes for t in tensors if t.device.type != "meta")
 
     counts = []
-    for _ in range(40):
+    for _ in range(12):
         run(host, graph, faulty)
         host.run({"out": node("TestCapture", value=["latent", 0]), "latent": graph["latent"]})
-        counts.append(held() if len(counts) in (2, 39) else None)
-    print(f"\n{family}: (tensors, bytes) after 3 runs {counts[2]}, after 40 {counts[39]}")
-    assert counts[39][0] <= counts[2][0] and counts[39][1] <= counts[2][1]
+        counts.append(held() if len(counts) in (2, 11) else None)
+    print(f"\n{family}: (tensors, bytes) after 3 runs {counts[2]}, after 12 {counts[11]}")
+    assert counts[11][0] <= counts[2][0] and counts[11][1] <= counts[2][1]
