@@ -17,7 +17,7 @@ from .fill import extend_fill
 from .heat_map import Cell, draw_sheet, picture_of, scaled
 from .inspected import encoded, noise_level
 from .latent_mask import fit_mask
-from .sockets import CATEGORY, Settings, schema
+from .sockets import CATEGORY, Settings, cfg_input, schema, seed_input
 
 EXACT_VALUES = 64  # known values of the latent, most: each takes a backward pass in every step
 
@@ -137,15 +137,7 @@ class DirectionCompare(io.ComfyNode):
                     tooltip="White = unknown, black = known. The exact direction needs few known cells: up to 16 of a "
                     "4-channel latent.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale of the estimates. 1 = without guidance.",
-                ),
+                cfg_input(1.0, "Guidance scale of the estimates. 1 = without guidance."),
                 io.Float.Input(
                     "noise",
                     default=1.0,
@@ -155,14 +147,7 @@ class DirectionCompare(io.ComfyNode):
                     round=0.001,
                     tooltip="Noise over signal at which the steps are taken; for SD and SDXL this is sigma.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise. The same seed gives the same steps.",
-                ),
+                seed_input("Seed of the noise. The same seed gives the same steps."),
                 io.Image.Input(
                     "start",
                     optional=True,

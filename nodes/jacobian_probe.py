@@ -9,7 +9,7 @@ from .checks import checked
 from .comfy_adapter import Inspection, inspect_model
 from .inspected import given_latent, marked_cells, parse_levels
 from .jacobian_maps import Level, look, sheet, table
-from .sockets import CATEGORY, schema
+from .sockets import CATEGORY, cfg_input, schema, seed_input
 
 DERIVATIVES = ("forward difference", "exact")
 
@@ -28,15 +28,7 @@ class JacobianProbe(io.ComfyNode):
                 io.Model.Input("model", tooltip="Any diffusion or flow model for pictures."),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
                 io.Conditioning.Input("negative", tooltip="Has no effect at cfg 1."),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale: J is that of the guided estimate. 1 = without guidance.",
-                ),
+                cfg_input(1.0, "Guidance scale: J is that of the guided estimate. 1 = without guidance."),
                 io.String.Input(
                     "noise_levels",
                     default="0.3, 1, 3",
@@ -58,14 +50,7 @@ class JacobianProbe(io.ComfyNode):
                     max=64,
                     tooltip="Random vectors by which the asymmetry of all of J is judged: two passes each per level.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise and of the random vectors. The same seed gives the same maps.",
-                ),
+                seed_input("Seed of the noise and of the random vectors. The same seed gives the same maps."),
                 io.Latent.Input(
                     "latent",
                     optional=True,

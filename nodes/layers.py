@@ -11,7 +11,7 @@ from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, reco
 from .checks import checked
 from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .constraint_spec import repeated
-from .sockets import CATEGORY, schema
+from .sockets import CATEGORY, cfg_input, schema, seed_input
 from .vae_checks import check_pictures_vae, encode
 
 # Progress of a run, 0 = pure noise, 1 = none, between which the rounds are spread.
@@ -108,23 +108,8 @@ class LayerDecompose(io.ComfyNode):
                 io.Conditioning.Input("layer_1", tooltip="What the first layer (mask white) shows, as a prompt."),
                 io.Conditioning.Input("layer_2", tooltip="What the second layer (mask black) shows, as a prompt."),
                 io.Conditioning.Input("negative", tooltip="What is not to be painted. Has no effect at cfg 1."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of all noise and of the random masks. The same seed gives the same layers.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=3.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance scale of the painting at the end. The mask is found without guidance.",
-                ),
+                seed_input("Seed of all noise and of the random masks. The same seed gives the same layers."),
+                cfg_input(3.0, "Guidance scale of the painting at the end. The mask is found without guidance."),
                 io.Int.Input(
                     "rounds",
                     default=6,

@@ -8,7 +8,7 @@ from ..sampler import PRESETS, NewtonSettings
 from .checks import checked
 from .comfy_adapter import make_sampler, sample_latent, scheduler_names
 from .constraint_spec import ConstraintSpec
-from .sockets import CATEGORY, Constraint, Report, Settings, schema
+from .sockets import CATEGORY, Constraint, Report, Settings, cfg_input, schema, seed_input
 
 CONSTRAINT_TIP = (
     "What the result must obey, for example from Inpaint Constraint. Not connected: the latent's own noise mask "
@@ -36,14 +36,7 @@ class NewtonConstrainedSampler(io.ComfyNode):
                     tooltip="Where to start. Its noise mask, if it has one, becomes the constraint when none is "
                     "connected.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of all noise. The same seed gives the same picture.",
-                ),
+                seed_input("Seed of all noise. The same seed gives the same picture."),
                 io.Int.Input(
                     "steps",
                     default=20,
@@ -52,14 +45,9 @@ class NewtonConstrainedSampler(io.ComfyNode):
                     tooltip="Noise levels. With the preset 'fast' a step costs one model call for masks, two at the "
                     "middle steps and for other constraints.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Classifier-free guidance scale; 1 switches it off and halves the network evaluations. "
+                cfg_input(
+                    4.0,
+                    "Classifier-free guidance scale; 1 switches it off and halves the network evaluations. "
                     "Large values weaken every constraint: take the least that serves, best 1 to 4.",
                 ),
                 io.Combo.Input(

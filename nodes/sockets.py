@@ -59,3 +59,15 @@ def noise_input(purpose: str, **fields: Any) -> io.Input:
         + purpose,
         **fields,
     )
+
+
+def seed_input(tooltip: str) -> io.Input:
+    """As KSampler's."""
+    return io.Int.Input(
+        "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip
+    )  # fmt: skip
+
+
+def cfg_input(default: float, tooltip: str) -> io.Input:
+    """Guidance scale, as KSampler's."""
+    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
