@@ -55,7 +55,8 @@ def test_one_picture_of_a_batch_again_is_the_same(host, graph, door, preset):
         target = graph["sample"] if door == "node" else graph["sampler"]
         target["inputs"]["settings"] = ["settings", 0]
         found.append(sampled(host, graph))
-    assert rms(found[0][2:3] - found[1]) < 0.02 < 0.2 < rms(found[0][1:2] - found[0][2:3])  # batches round differently
+    # Batches of other sizes are rounded otherwise, which many calls amplify.
+    assert rms(found[0][2:3] - found[1]) < 0.02 * rms(found[0][1:2] - found[0][2:3])
 
 
 def test_one_picture_of_a_batch_again_keeps_its_own_constraint(host, graph):
