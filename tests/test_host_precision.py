@@ -44,10 +44,9 @@ class Watched:
         from comfy.patcher_extension import WrappersMP
         from comfy.sd import load_checkpoint_guess_config
 
-        emulated = self.dtype == torch.float16  # a CPU convolves in half precision a hundred times slower
-        weights = torch.float32 if emulated else self.dtype
+        emulated = self.dtype != torch.float32  # most CPUs convolve in half precision a hundred times slower
         model = load_checkpoint_guess_config(
-            str(ROOT / "demo" / CHECKPOINT), False, False, model_options={"dtype": weights}
+            str(ROOT / "demo" / CHECKPOINT), False, False, model_options={"dtype": torch.float32}
         )[0]
         model.model.manual_cast_dtype = self.dtype if emulated else None  # else a CPU would compute in fp32
 
@@ -55,14 +54,14 @@ class Watched:
             assert x.dtype == context.dtype == self.dtype
             self.inputs.append(x.double())
             with self.rounded(model.model.diffusion_model) if self.rounded else nullcontext():
-                out = executor(x.to(weights), timesteps, context.to(weights), *args, **kwargs).to(self.dtype)
+                out = executor(x.float(), timesteps, context.float(), *args, **kwargs).to(self.dtype)
             self.outputs.append(out.double())
             return out
 
         if emulated:
             for layer in model.model.diffusion_model.modules():
                 if not list(layer.children()):
-                    layer.register_forward_hook(lambda _, __, out: out.to(self.dtype).to(weights))
+                    layer.register_forward_hook(lambda _, __, out: out.to(self.dtype).float())
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", watch)
         return model
 
