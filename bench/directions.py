@@ -2,11 +2,12 @@
 
     python dev.py bench directions --out DIR [--models avatars mnist fashion FILE.safetensors] [--seeds 6]
 
-Latent models: a grid with noise, one of whose crossings is to become a red square; five steps. Does the red appear at
-the other crossings? `share` is what of the squared change of x0 away from the square lies at other crossings (chance:
-their share of the area), `painted` how far a crossing has come towards red, 1 = all the way. Small pixel models: the
-left half of a digit or garment is to become that of another one; residual, and feature distance to the true picture, by
-step. Writes directions.json, directions.md, directions.png and a sheet for every latent model.
+All models: the left half of a picture with noise is to become that of another one; residual, and feature distance of
+the estimate to the true picture, by step; the exact direction where the model is small. Latent models too: a grid with
+noise, one of whose crossings is to become a red square. Does the red appear at the other crossings? `share` is what of
+the squared change of x0 away from the square lies at other crossings (chance: their share of the area), `painted` how
+far a crossing has come towards red, 1 = all the way. Writes directions.json, directions.md, directions.png and two
+sheets for every latent model.
 """
 
 import argparse
@@ -14,58 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import report
-import torch
-from inside import View, add_models, no_grad, over_models
-from jacobian import DELTA, write
+from half_steps import METHODS, SHOWN, run_halves
+from inside import add_models
+from jacobian import write
 from metrics import paired_interval
 from red_grid import run_grid
 from scipy.stats import t as student
 from targets import DEMO
-from torch import Tensor
 from tqdm import tqdm
-
-from newton_pack.sampler.directions import along_exact, along_je, along_jte, follow  # isort: skip
-
-SHOWN = (0, 1, 2, 3, 5)
-METHODS = {"ours": "J e", "gradient": "Jᵀ e", "exact": "exact"}
-
-
-def known_rows_at_once(view: View, x: Tensor, sigma: float, known: Tensor) -> Tensor:
-    """The rows of J (k, n) of known elements, in one batched backward pass."""
-    z = x.clone().requires_grad_()
-    with torch.enable_grad():
-        x0 = view.at(sigma)(z)
-    ones = torch.eye(known.numel())[known.flatten() > 0].reshape(-1, *x.shape)
-    return torch.autograd.grad(x0, z, ones, is_grads_batched=True)[0].flatten(1)
-
-
-def step_rows(view: View, i: int, ratio: float, steps: int) -> list[dict]:
-    """All three directions on one picture: residual and feature distance by step."""
-    sigma, y = view.sigma_at(ratio), view.z[i : i + 1]
-    nu, x = view.scales(sigma).nu, view.noisy(view.other[i : i + 1], sigma, seed=i)
-    known = torch.zeros_like(y)
-    known[..., : y.shape[-1] // 2] = 1
-    x0_at = no_grad(view.at(sigma))
-    directions = {
-        "ours": along_je(x0_at, DELTA * nu),
-        "gradient": along_jte(lambda x: view.transposed(x, sigma)[1]),
-        "exact": along_exact(lambda x: known_rows_at_once(view, x, sigma, known), known),
-    }
-    rates, rows = np.linspace(0.5, 0.1, steps), []
-    truth = view.features(view.decode(y))
-    for method, direction in directions.items():
-        longest = 1.0 if method == "exact" else torch.inf
-        found = follow(direction, x0_at, x, lambda x0: known * (y - x0), rates, nu, longest)
-        apart = np.linalg.norm(view.features(view.decode(torch.cat(found))) - truth, axis=1)
-        residuals = [(known * (y - x0)).square().mean().mul(2).sqrt().item() for x0 in found]
-        rows += [
-            {
-                "task": "steps", "model": view.name, "method": method, "noise": ratio, "image": view.names[i],
-                "step": k, "residual": residuals[k], "feature_distance": float(apart[k]),
-            }
-            for k in SHOWN
-        ]  # fmt: skip
-    return rows
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -127,7 +84,7 @@ def body(rows: list[dict]) -> str:
         keys = ("share", "painted_square", "painted_others", "residual_after")
         parts += ["One red square asked for, five steps:", grid_table(on_grid), paired, paired_table(on_grid, keys)]
     if by_step:
-        parts += ["Residual (rms, pixels in [-1, 1]):", step_table(by_step, "residual")]
+        parts += ["Residual (rms; pixels in [-1, 1], or latents):", step_table(by_step, "residual")]
         parts += ["Feature distance of the estimate to the true picture:", step_table(by_step, "feature_distance")]
         parts += [paired, paired_table(by_step, ("residual", "feature_distance"), step=max(SHOWN))]
     return "\n\n".join(parts)
@@ -144,10 +101,10 @@ def plot(rows: list[dict], file: Path) -> None:
     figure, axes = plt.subplots(2, len(panels), figsize=(3.4 * len(panels), 7), layout="constrained", squeeze=False)
     for column, (model, noise) in enumerate(panels):
         for axis, key in zip(axes[:, column], ("residual", "feature_distance"), strict=True):
-            for method, name in METHODS.items():
+            for method in dict.fromkeys(r["method"] for r in rows if r["model"] == model):
                 found = [interval(pick(rows, key, model=model, noise=noise, method=method, step=k)) for k in SHOWN]
                 mean, half = zip(*found, strict=True)
-                axis.errorbar(SHOWN, mean, half, marker="o", capsize=3, label=name)
+                axis.errorbar(SHOWN, mean, half, marker="o", capsize=3, label=METHODS[method])
             axis.set(xlabel="step", title=f"{key.replace('_', ' ')}, {model}, noise {noise:g}")
             axis.grid(alpha=0.3)
     axes[0, 0].legend()
@@ -159,27 +116,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=6, help="of the grid")
-    parser.add_argument("--images", type=int, default=8, help="digits and garments")
+    parser.add_argument("--images", type=int, default=8, help="whose left half is asked for")
     parser.add_argument("--size", type=int, default=128, help="of the grid in pixels, a multiple of 128")
-    parser.add_argument("--noise", type=float, nargs="+", default=[0.5, 2.0])
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.5, 2.0, 6.0])
     add_models(parser, ["avatars", "mnist", "fashion"])
     opts = parser.parse_args()
     opts.out.mkdir(parents=True, exist_ok=True)
     head, rows = report.heading("directions", opts, {}), []
-    small = [m for m in opts.models if m in ("mnist", "fashion")]
     with tqdm(unit="case") as bar:
-        for model in (m for m in opts.models if m not in small):
-            rows += run_grid(DEMO.get(model, Path(model)), opts, bar)
-
-        def work(view: View) -> None:
-            bar.set_description(view.name)
-            for ratio in opts.noise:
-                for i in range(len(view.z)):
-                    rows.extend(step_rows(view, i, ratio, max(SHOWN)))
-                    bar.update()
-
-        opts.models = small
-        over_models(opts, opts.images, work)
+        for model in opts.models:
+            if model not in ("mnist", "fashion"):
+                rows += run_grid(DEMO.get(model, Path(model)), opts, bar)
+        rows += run_halves(opts, bar)
     if by_step := [r for r in rows if r["task"] == "steps"]:
         plot(by_step, opts.out / "directions.png")
     write(opts.out, "directions", head, rows, body(rows))

@@ -11,6 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import directions
+import half_steps
 import inside
 import jacobian
 import red_grid
@@ -104,10 +105,10 @@ def test_painted_is_1_for_the_change_itself_and_0_for_another_one():
 
 
 def test_steps_on_an_ideal_denoiser_agree_and_the_exact_one_leads():
-    rows = directions.step_rows(view(), 0, SIGMA, steps=5)
+    rows = half_steps.step_rows(view(), 0, SIGMA)[0]
     residual = {(r["method"], r["step"]): r["residual"] for r in rows}
     assert residual["ours", 5] == pytest.approx(residual["gradient", 5], rel=0.02)
-    assert all(residual[m, 5] < 0.8 * residual[m, 0] for m in directions.METHODS)
+    assert all(residual[m, 5] < 0.8 * residual[m, 0] for m in half_steps.METHODS)
 
 
 def test_intervals_are_students():
@@ -116,7 +117,7 @@ def test_intervals_are_students():
 
 
 def test_the_tables_pair_what_belongs_together():
-    rows = [row for i in range(2) for row in directions.step_rows(view(), i, SIGMA, steps=5)]
+    rows = [row for i in range(2) for row in half_steps.step_rows(view(), i, SIGMA)[0]]
     for row in rows:
         row["residual"] += row["method"] == "exact"  # one apart, whatever the picture
     table = directions.paired_table(rows, ("residual",), step=5)
