@@ -50,7 +50,9 @@ def counted(model: Any) -> tuple[Any, list[int]]:
 
 
 @torch.no_grad()
-def drawn(target: CheckpointTarget, entry: tuple, steps: int, cases: Cases, part: slice) -> tuple[np.ndarray, int]:
+def drawn(
+    target: CheckpointTarget, entry: tuple, steps: int, cases: Cases, part: slice, scheduler: str = "sgm_uniform"
+) -> tuple[np.ndarray, int]:
     """Pictures of some cases, and the model calls of the run."""
     import comfy.sample
     import comfy.samplers
@@ -65,7 +67,7 @@ def drawn(target: CheckpointTarget, entry: tuple, steps: int, cases: Cases, part
     if settings is not None:
         model = target.adapter.constrain_model(model, LatentMaskSpec(samples, weights), settings)
         start, noise_mask = torch.zeros_like(samples), None
-    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", steps)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
     seeds = cases.noise_seeds[part]
     out = comfy.sample.sample_custom(
         model, start_noise(samples.shape[1:], seeds), 1.0, comfy.samplers.sampler_object(name), sigmas, target.prompt,
