@@ -91,23 +91,27 @@ def body(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], file: Path) -> None:
-    """Residual and feature distance over steps, a panel for each model and noise level."""
+    """Residual and feature distance over steps; a row of panels a model."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels = list(dict.fromkeys((r["model"], r["noise"]) for r in rows))
-    figure, axes = plt.subplots(2, len(panels), figsize=(3.4 * len(panels), 7), layout="constrained", squeeze=False)
-    for column, (model, noise) in enumerate(panels):
-        for axis, key in zip(axes[:, column], ("residual", "feature_distance"), strict=True):
+    models, noises = (list(dict.fromkeys(r[key] for r in rows)) for key in ("model", "noise"))
+    columns = [(key, noise) for key in ("residual", "feature_distance") for noise in noises]
+    size = len(models), len(columns)
+    figure, axes = plt.subplots(*size, figsize=(2.6 * size[1], 2.4 * size[0]), layout="constrained", squeeze=False)
+    for line, model in zip(axes, models, strict=True):
+        for axis, (key, noise) in zip(line, columns, strict=True):
             for method in dict.fromkeys(r["method"] for r in rows if r["model"] == model):
                 found = [interval(pick(rows, key, model=model, noise=noise, method=method, step=k)) for k in SHOWN]
                 mean, half = zip(*found, strict=True)
-                axis.errorbar(SHOWN, mean, half, marker="o", capsize=3, label=METHODS[method])
-            axis.set(xlabel="step", title=f"{key.replace('_', ' ')}, {model}, noise {noise:g}")
+                axis.errorbar(SHOWN, mean, half, marker="o", ms=4, capsize=3, label=METHODS[method])
+            axis.set_title(f"{key.replace('_', ' ')}, noise {noise:g}", fontsize=9)
             axis.grid(alpha=0.3)
-    axes[0, 0].legend()
+        line[0].set_ylabel(model)
+    axes[-1, 0].legend()
+    figure.supxlabel("step")
     figure.savefig(file, dpi=65)
     plt.close(figure)
 
