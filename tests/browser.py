@@ -38,6 +38,8 @@ def running_server(extra_nodes: Path | None = None) -> Iterator[Any]:
     with server_class()(extra_nodes) as host:
         pictures = shutil.copytree(ROOT / "demo" / "images", host.base / "input", dirs_exist_ok=True)
         shutil.copy(pictures / "ncs_half.png", pictures / "example.png")  # every ComfyUI has one of this name
+        for name in ("clip.mp4", "clip_mask.mp4"):  # what the video graph asks for
+            (pictures / name).touch()
         (user := host.base / "user" / "default").mkdir(parents=True, exist_ok=True)
         (user / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")
         yield host

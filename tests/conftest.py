@@ -45,8 +45,9 @@ def vae(host):
 def server():
     """A running ComfyUI with the pack; for the modules that mark themselves `browser.needs_browser`."""
     from browser import running_server
+    from host import CROP_AND_STITCH
 
-    with running_server() as host:
+    with running_server(CROP_AND_STITCH if CROP_AND_STITCH.is_dir() else None) as host:
         yield host
 
 

@@ -46,13 +46,38 @@ SIGNATURES = {
         "blocks.0.mlp.layer1.weight": (8192, 2048),
         "x_embedder.proj.1.weight": (2048, 68),
     },
+    "qwen_image": {
+        "txt_norm.weight": (3584,),
+        "img_in.weight": (3072, 64),
+        "transformer_blocks.0.attn.norm_q.weight": (128,),
+    },
+    "z_image": {
+        "cap_embedder.1.weight": (3840, 32),
+        "noise_refiner.0.attention.k_norm.weight": (128,),
+        "layers.0.attention.k_norm.weight": (128,),
+    },
+    # The next two: newer hosts only. The pinned one insists on the width of the large models.
+    "flux_narrow": {
+        "double_blocks.0.img_attn.norm.key_norm.scale": (128,),
+        "img_in.weight": (128, 64),
+        "txt_in.weight": (128, 32),
+        "vector_in.in_layer.weight": (128, 24),
+        "guidance_in.in_layer.weight": (128, 256),
+    },
+    "flux2_klein": {
+        "double_blocks.0.img_attn.norm.key_norm.scale": (128,),
+        "double_stream_modulation_img.lin.weight": (768, 128),
+        "img_in.weight": (128, 128),
+        "txt_in.weight": (128, 32),
+    },
     "cogvideox": {
         "blocks.0.norm1.linear.weight": (384, 32),
         "patch_embed.proj.weight": (64, 16, 2, 2),
         "patch_embed.text_proj.weight": (64, 32),
     },
 }
-WIDTHS = {"wan": 4096, "cosmos": 1024, "cosmos_predict2": 1024}  # of the text embedding, where a file cannot choose
+# Of the text embedding, where a file cannot choose.
+WIDTHS = {"wan": 4096, "cosmos": 1024, "cosmos_predict2": 1024, "qwen_image": 3584}
 SIGNATURES["flux_dev"] |= SIGNATURES["flux_schnell"]
 
 

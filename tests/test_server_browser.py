@@ -5,12 +5,14 @@ from urllib.parse import quote
 
 import pytest
 from browser import API, ROOT, TITLES, load_workflow, needs_browser
+from host import skip_without_its_pack
 
 pytestmark = needs_browser
 
 
 @pytest.mark.parametrize("name", TITLES)
 def test_workflow_loads_in_the_editor(page, name):
+    skip_without_its_pack(name)
     load_workflow(page, TITLES[name])
     assert page.evaluate("window.app.graph._nodes.filter((n) => !LiteGraph.registered_node_types[n.type])") == []
     # Newer editors mark a loader whose model is missing; SD 1.5 is only offered as a download.

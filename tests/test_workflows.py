@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from host import ROOT, node
+from host import ROOT, node, skip_without_its_pack
 
 API = ROOT / "workflows" / "api"
 NAMES = sorted(p.stem for p in API.glob("*.json"))
@@ -12,6 +12,8 @@ TITLES = {name: (API / f"{name}.md").read_text(encoding="utf-8").partition("\n")
 EDITOR_ONLY = {"MarkdownNote"}
 DIRECTORIES = {
     "CheckpointLoaderSimple": "checkpoints", "ControlNetLoader": "controlnet", "CLIPVisionLoader": "clip_vision",
+    "UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders", "DualCLIPLoader": "text_encoders",
+    "VAELoader": "vae",
 }  # fmt: skip
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
@@ -42,7 +44,7 @@ def widget_names(host, n):
             yield name
             if options.get("control_after_generate"):
                 yield "control_after_generate"
-            if options.get("image_upload"):
+            if options.get("image_upload") or options.get("video_upload"):
                 yield "upload"
 
 
@@ -72,6 +74,7 @@ def test_all_of_it_is_in_view_when_it_opens(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_slots_are_those_of_the_host(host, name):
+    skip_without_its_pack(name)
     for n in ui_nodes(name):
         cls = host.nodes.NODE_CLASS_MAPPINGS[n["type"]]
         shown = {i["name"]: i["type"] for i in n["inputs"] if i["type"] != "IMAGEUPLOAD"}
@@ -99,6 +102,7 @@ def test_links_hold_on_both_ends(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_editor_form_and_api_format_say_the_same(host, name):
     """But for the shipped pictures, which users of the editor need not copy to where Load Image looks."""
+    skip_without_its_pack(name)
     sources = {link[0]: [str(link[1]), link[2]] for link in read_shipped(name)["links"]}
     graph = {}
     for n in ui_nodes(name):
@@ -125,17 +129,21 @@ def test_nothing_overlaps(name):
 def test_nothing_lacks_but_the_models(host, name):
     from PIL import Image
 
+    skip_without_its_pack(name)
     Image.new("RGB", (8, 8)).save(host.base / "input" / "example.png")
+    for file in ("clip.mp4", "clip_mask.mp4"):
+        (host.base / "input" / file).touch()
     graph = read(API, name)
     _, _, _, errors = host.loop.run_until_complete(host.execution.validate_prompt("id", graph, None))
     found = {(number, e["type"]) for number, what in errors.items() for e in what["errors"]}
     loaders = {str(n["id"]): n["properties"]["models"] for n in ui_nodes(name) if "Loader" in n["type"]}
     assert found == {(number, "value_not_in_list") for number in loaders}
-    for number, (model,) in loaders.items():
-        file = model["name"]
-        assert file in graph[number]["inputs"].values() and model["url"].endswith(f"/{file}")
-        assert "/resolve/main/" in model["url"]
-        assert model["directory"] == DIRECTORIES[graph[number]["class_type"]]
+    for number, models in loaders.items():
+        named = [v for v in graph[number]["inputs"].values() if v.endswith(".safetensors")]
+        assert named == [model["name"] for model in models]
+        for model in models:
+            assert "/resolve/main/" in model["url"] and model["url"].endswith(f"/{model['name']}")
+            assert model["directory"] == DIRECTORIES[graph[number]["class_type"]]
 
 
 def test_sd15_scales_picture_and_mask_together(host):

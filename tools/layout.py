@@ -9,22 +9,35 @@ VIEW = 1400, 850  # pixels of a window in which a graph opens as a whole
 COLUMNS = {
     "Model, picture and prompt": (
         "CheckpointLoaderSimple",
+        "UNETLoader",
+        "CLIPLoader",
+        "DualCLIPLoader",
+        "VAELoader",
         "ControlNetLoader",
         "CLIPVisionLoader",
         "LoadImage",
         "NewtonExamplePicture",
+        "LoadVideo",
         "WordConditioning",
         "CLIPTextEncode",
         "FluxGuidance",
     ),
     "Layers": ("LayerDecompose",),
     "Canvas": (
+        "GetVideoComponents",
+        "ImageFromBatch",
+        "InpaintCropImproved",
         "ImageCrop",
         "ImagePadForOutpaint",
         "JoinImageWithAlpha",
         "ImageScale",
+        "FluxKontextImageScale",
         "SplitImageWithAlpha",
+        "ImageToMask",
+        "ThresholdMask",
+        "TextEncodeQwenImageEditPlus",
         "VAEEncode",
+        "ReferenceLatent",
         "EmptyLatentImage",
         "EmptyImage",
     ),
@@ -39,6 +52,8 @@ COLUMNS = {
     ),
     "ControlNet": ("Canny", "ControlNetApplyAdvanced"),
     "Sampling": (
+        "ModelSamplingAuraFlow",
+        "ModelSamplingSD3",
         "RandomNoise",
         "BasicGuider",
         "NewtonSampler",
@@ -54,18 +69,21 @@ COLUMNS = {
     "Inside": ("NewtonJacobianProbe", "NewtonDirectionCompare"),
     "Composite": (
         "MaskToImage",
+        "InpaintStitchImproved",
         "NewtonCompositeInsideMask",
         "ImageCompositeMasked",
         "NewtonBackProjectPixels",
         "PreviewAny",
         "SaveImage",
+        "SaveWEBM",
     ),
 }
 WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
 # Room for the picture or the text that a node shows below its widgets.
 EXTRA = {"NewtonConstrainedSampler": 40, "LoadImage": 240, "NewtonExamplePicture": 240,
-         "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "CLIPTextEncode": 90,
-         "PreviewAny": 90, "NewtonConstraintReport": 240, "LayerDecompose": 120,
+         "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "SaveWEBM": 280, "CLIPTextEncode": 90,
+         "TextEncodeQwenImageEditPlus": 90, "LoadVideo": 160, "GetVideoComponents": 40, "PreviewAny": 90,
+         "NewtonConstraintReport": 240, "LayerDecompose": 120,
          "NewtonJacobianProbe": 240, "NewtonDirectionCompare": 240}  # fmt: skip
 COLLAPSED = ("NewtonConstraintReport",)  # for those who ask
 

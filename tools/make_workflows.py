@@ -5,7 +5,8 @@ workflows/api/NAME.md, whose heading is the title.
 
 A TASK is what a graph's name begins with, such as superres or inpaint_sd; without one, all graphs are built.
 Slots, widgets and their order come from the node definitions of a running ComfyUI, thumbnails from running the demo
-graphs in it. Start it again whenever a graph, a node or the demo checkpoint has changed.
+graphs in it. Start it again whenever a graph, a node or the demo checkpoint has changed. One graph has nodes of
+another pack: it is built where github.com/lquesada/ComfyUI-Inpaint-CropAndStitch lies in .cache, under its own name.
 """
 
 import json
@@ -21,6 +22,7 @@ from run_graph import read_graph
 from thumbnails import SHOWN, Shown, on_picture, run, thumbnail
 
 API = ROOT / "workflows" / "api"
+CROP_AND_STITCH = ROOT / ".cache" / "ComfyUI-Inpaint-CropAndStitch"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
@@ -28,6 +30,7 @@ def hub(repository: str, folder: str = "") -> str:
     return f"https://huggingface.co/{repository}/resolve/main/{folder}"
 
 
+WAN = "Comfy-Org/Wan_2.1_ComfyUI_repackaged"
 # Where the editor offers to fetch a model from, and the folder of `models` that it belongs in.
 DOWNLOADS = {
     "v1-5-pruned-emaonly-fp16.safetensors": (hub("Comfy-Org/stable-diffusion-v1-5-archive"), "checkpoints"),
@@ -37,9 +40,31 @@ DOWNLOADS = {
     "control_v11p_sd15_canny_fp16.safetensors": (
         hub("comfyanonymous/ControlNet-v1-1_fp16_safetensors"), "controlnet",
     ),
-    "clip_vision_h.safetensors": (
-        hub("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "split_files/clip_vision/"), "clip_vision",
+    "clip_vision_h.safetensors": (hub(WAN, "split_files/clip_vision/"), "clip_vision"),
+    "wan2.1_t2v_1.3B_fp16.safetensors": (hub(WAN, "split_files/diffusion_models/"), "diffusion_models"),
+    "umt5_xxl_fp8_e4m3fn_scaled.safetensors": (hub(WAN, "split_files/text_encoders/"), "text_encoders"),
+    "wan_2.1_vae.safetensors": (hub(WAN, "split_files/vae/"), "vae"),
+    "qwen_image_edit_2509_fp8_e4m3fn.safetensors": (
+        hub("Comfy-Org/Qwen-Image-Edit_ComfyUI", "split_files/diffusion_models/"), "diffusion_models",
     ),
+    "qwen_2.5_vl_7b_fp8_scaled.safetensors": (
+        hub("Comfy-Org/Qwen-Image_ComfyUI", "split_files/text_encoders/"), "text_encoders",
+    ),
+    "qwen_image_vae.safetensors": (hub("Comfy-Org/Qwen-Image_ComfyUI", "split_files/vae/"), "vae"),
+    "flux1-dev-kontext_fp8_scaled.safetensors": (
+        hub("Comfy-Org/flux1-kontext-dev_ComfyUI", "split_files/diffusion_models/"), "diffusion_models",
+    ),
+    "clip_l.safetensors": (hub("comfyanonymous/flux_text_encoders"), "text_encoders"),
+    "t5xxl_fp8_e4m3fn_scaled.safetensors": (hub("comfyanonymous/flux_text_encoders"), "text_encoders"),
+    "z_image_turbo_bf16.safetensors": (
+        hub("Comfy-Org/z_image_turbo", "split_files/diffusion_models/"), "diffusion_models",
+    ),
+    "qwen_3_4b.safetensors": (hub("Comfy-Org/z_image_turbo", "split_files/text_encoders/"), "text_encoders"),
+    "ae.safetensors": (hub("Comfy-Org/z_image_turbo", "split_files/vae/"), "vae"),
+    "flux-2-klein-4b.safetensors": (
+        hub("Comfy-Org/Flux-2-Klein-4B", "split_files/diffusion_models/"), "diffusion_models",
+    ),
+    "flux2-vae.safetensors": (hub("Comfy-Org/flux2-dev", "split_files/vae/"), "vae"),
 }  # fmt: skip
 Definitions = dict[str, dict[str, Any]]
 
@@ -60,10 +85,10 @@ def fields(definition: dict[str, Any], given: dict[str, Any]) -> tuple[list[Node
             sockets.append({"name": name, "type": kind, "link": None} | ({"shape": 7} if optional else {}))
             continue
         widgets.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
-        values.append(given[name])
+        values.append(options["default"] if isinstance(given[name], list) else given[name])
         if kind == "INT" and (options.get("control_after_generate") or name in ("seed", "noise_seed")):
             values.append("fixed")
-        if options.get("image_upload"):
+        if options.get("image_upload") or options.get("video_upload"):
             widgets.append({"name": "upload", "type": "IMAGEUPLOAD", "widget": {"name": "upload"}, "link": None})
             values.append("image")
     if unknown := given.keys() - {slot["name"] for slot in sockets + widgets}:
@@ -82,8 +107,9 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
     ]
     sockets = sum("widget" not in slot for slot in slots)
     height = 20 * max(sockets, len(outputs)) + 6 + (24 * len(values) + 8 if values else 0) + EXTRA.get(kind, 0)
-    ours = definition["python_module"].startswith("custom_nodes.")
-    properties: Node = {"Node name for S&R": kind, "cnr_id": PACK if ours else "comfy-core"}
+    source, _, pack = definition["python_module"].partition(".")
+    registered = pack.lower() if source == "custom_nodes" else "comfy-core"
+    properties: Node = {"Node name for S&R": kind, "cnr_id": registered}
     if models := [value for value in values if value in DOWNLOADS]:
         properties["models"] = [
             {"name": m, "url": f"{folder}{m}", "directory": directory}
@@ -150,13 +176,17 @@ def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
 
 
 def main() -> None:
-    with Host() as host:
+    with Host(CROP_AND_STITCH if CROP_AND_STITCH.is_dir() else None) as host:
         definitions = host.get("/object_info")
 
         tasks = tuple(sys.argv[1:]) or ("",)
         for file in sorted(f for f in API.glob("*.json") if f.stem.startswith(tasks)):
-            text = json.dumps(build(file.stem, read_graph(file), definitions), indent=1, ensure_ascii=False)
             shipped = ROOT / "workflows" / f"{title_of(file.stem)}.json"
+            graph = read_graph(file)
+            if missing := {entry["class_type"] for entry in graph.values()} - definitions.keys():
+                print(f"{shipped.relative_to(ROOT)} left as it is: no node {', '.join(sorted(missing))}")
+                continue
+            text = json.dumps(build(file.stem, graph, definitions), indent=1, ensure_ascii=False)
             shipped.write_text(text + "\n", encoding="utf-8")
             shown = SHOWN.get(file.stem, Shown(demo=file.stem))
             if shown.demo:
