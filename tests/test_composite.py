@@ -122,3 +122,12 @@ def test_other_sizes_are_refused(host):
     image, original = pictures()
     with pytest.raises(GraphError, match=r"Connect .*\nimage: its size is 13x8, but the original's is 13x9\."):
         run(host, image[:, :-1], original, torch.ones(1, H, W))
+
+
+def test_a_clip_that_came_back_shorter_is_refused(host):
+    """A video VAE drops pictures that fill no latent frame; repeated ones would stand in their place."""
+    image, original = pictures(shape=(1, H, W, 3))
+    mask = torch.ones(1, H, W)
+    with pytest.raises(GraphError, match=r"Cut the clip .*\nimage: 5 pictures for 8 originals"):
+        run(host, image.repeat(5, 1, 1, 1), original.repeat(8, 1, 1, 1), mask)
+    assert len(run(host, image.repeat(8, 1, 1, 1), original.repeat(4, 1, 1, 1), mask)) == 8
