@@ -3,6 +3,7 @@
 import zlib
 from fractions import Fraction
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,6 +97,8 @@ def small(host, name):
     graph, family = read(API, name), FAMILIES[name]
     if family.startswith("flux") and __version__ == "0.3.75":
         pytest.skip("ComfyUI 0.3.75 loads Flux at its own width only")
+    if family == "z_image" and psutil.virtual_memory().available < 9 * 2**30:
+        pytest.skip("the smallest Z-Image that loads takes 8 GB of memory")
     for number, entry in graph.items():
         inputs = entry["inputs"]
         if entry["class_type"] == "UNETLoader":
