@@ -214,7 +214,7 @@ def main() -> None:
         return measure_offloaded(opts)
     host_modules()
     begin, left = time.monotonic(), []
-    rows = agreement(20 if CUDA else 6) + (offloaded(opts) if CUDA else [])
+    rows = agreement(20 if CUDA else 2) + (offloaded(opts) if CUDA else [])
     for kind in opts.kinds:
         bench = Bench(kind, opts.levels, opts.repeats)
         for side, batch in itertools.product(SIDES, BATCHES):
