@@ -158,11 +158,13 @@ def done(server, known):
 def test_a_run_says_calls_and_hints(page, server):
     load_workflow(page, TITLES["inpaint_demo"])
     page.evaluate("app.graph.getNodeById(6).widgets.find((w) => w.name === 'cfg').value = 8")
+    known = set(server.get("/history"))
     start(page, 2)
     page.wait_for_function(
         "app.graph.getNodeById(6).widgets.some((w) => String(w.value).includes('Try a cfg of 4 or less'))"
     )
     assert "model calls" in text_of(page, 6)
+    done(server, known)
 
 
 def test_cancel_then_queue_twice_then_change_a_widget(page, server):
