@@ -18,7 +18,6 @@ class Entry:
             through the decoder.
         strength: where to start: 1 = noise alone, below: the given picture with noise, as the host's `denoise`.
         closed: whether a closing back-projection follows.
-        perturbation: noise on the estimate from which the constraint is looked at.
         settings: of the engine.
         direction: of the node's widget of that name; "" = no constraint.
         cfg: 0 = the run's.
@@ -33,7 +32,6 @@ class Entry:
     backward_per_level: int = 0
     strength: float = 1.0
     closed: bool = True
-    perturbation: float = 0.0
     settings: Any = None
     direction: str = ""
     cfg: float = 0.0

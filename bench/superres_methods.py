@@ -51,7 +51,6 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("ours", "fast_10", partial(newton, settings=fast), 10, strength=0.6),
         Entry("ours", "thorough", partial(newton, settings=thorough), 6, strength=0.6),
         Entry("ours", "thorough_gradient", partial(newton, settings=thorough), 6, backward_per_level=3, strength=0.6),
-        Entry("ours", "fast_perturbed", partial(newton, settings=fast), 20, perturbation=0.1, trial=True),
         Entry("ours", "fast_restart", partial(newton, settings=replace(fast, restarts=1)), 20, trial=True),
         Entry("ours", "fast_30", partial(newton, settings=fast), 30, trial=True),
     ]
@@ -67,7 +66,7 @@ def enlarge(target: Any, entry: Entry, spec: Any, upscaled: Tensor, seeds: list[
     if entry.run is None:
         return upscaled, 0
     direction = "decoder gradient" if entry.backward_per_level else "forward only"
-    spec = replace(spec, direction=direction, perturbation=entry.perturbation)
+    spec = replace(spec, direction=direction)
     with torch.no_grad():
         start = target.vae.encode(upscaled.movedim(1, -1))
 

@@ -186,9 +186,7 @@ class CheckpointTarget:
             scales, to_sigma = self.adapter.measured_scales(base.model_sampling), base.model_sampling.percent_to_sigma
             host = self.adapter.HostDenoiser(model_k, extra_args)
             denoise = Denoiser(host, scales, conditional=lambda: host.x0_cond)
-            space = LatentSpace(
-                x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma, samples=range(len(x))
-            )
+            space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
             out = run(denoise, x, sigmas.tolist(), space)
             counted.append(denoise.calls)
             return out.detach()

@@ -19,7 +19,6 @@ class LatentSpace:
         device: of the sampler.
         process_in, process_out: from a VAE's latent to the sampler's coordinates and back.
         percent_to_sigma: from progress (0 = start, 1 = end) to a noise level.
-        seed, samples: of the run's noise, and the number of each sample in it.
         batch_index: the latents' places in the batch that they were taken from; None: not known.
         weights_at: from a mask's weights and a noise level to the weights there; None: they stay the same.
     """
@@ -29,8 +28,6 @@ class LatentSpace:
     process_in: Callable[[Tensor], Tensor]
     process_out: Callable[[Tensor], Tensor]
     percent_to_sigma: Callable[[float], float]
-    seed: int = 0
-    samples: Sequence[int] = ()
     batch_index: Sequence[int] | None = None
     weights_at: Callable[[Tensor, float], Tensor] | None = None
 

@@ -101,7 +101,6 @@ class PixelOperatorConstraint(io.ComfyNode):
         mask: Tensor | None = None,
         direction: str = DIRECTIONS[0],
         tile: int = 0,
-        perturbation: float = 0.0,
     ) -> io.NodeOutput:
         picture = rgb_picture(image)
         size = tuple(picture.shape[-2:])
@@ -119,7 +118,7 @@ class PixelOperatorConstraint(io.ComfyNode):
         measured, start = measure[operator]()
         start = start.movedim(1, -1)
         samples = start_latent(vae, start, tile, needs_encoder=direction == "forward only")
-        spec = PixelSpec(measured, vae, size, start.shape[0], noise, direction, tile, perturbation)
+        spec = PixelSpec(measured, vae, size, start.shape[0], noise, direction, tile)
         return io.NodeOutput(spec, {"samples": samples}, start)
 
 

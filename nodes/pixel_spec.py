@@ -17,15 +17,11 @@ from ..sampler import (
     PixelConstraint,
     PixelMask,
     SplitUpdate,
-    perturbed,
-    sample_generators,
 )
 from .comfy_adapter import PixelCodec
 from .constraint_spec import LatentSpace
 from .vae_checks import NO_ENCODER, as_frames, check_tile, has_encoder, is_video, latent_frames
 
-# The stream of a run's noise that perturbs estimates; 0 is the sampler's own.
-PERTURBATION = 2
 DIRECTIONS = ("forward only", "decoder gradient")
 
 
@@ -41,7 +37,6 @@ class PixelSpec:
         noise: sigma_y, in units of the picture.
         direction: one of `DIRECTIONS`.
         tile: side of the VAE's tiles in pixels; 0 = the whole picture at once.
-        perturbation: deviation of the noise on the estimate from which the way is sought.
     """
 
     measurement: Measurement
@@ -51,7 +46,6 @@ class PixelSpec:
     noise: float = 0.0
     direction: str = DIRECTIONS[0]
     tile: int = 0
-    perturbation: float = 0.0
 
     def bind(self, space: LatentSpace) -> Constraint:
         self.check_latent(space)
@@ -70,9 +64,6 @@ class PixelSpec:
             to_latent = LeastSquares(codec.decode) if linear else difference
             if not (linear or has_encoder(self.vae)):
                 raise ValueError(NO_ENCODER)
-        if self.perturbation:
-            generators = sample_generators(space.seed, space.samples, offset=PERTURBATION)
-            to_latent = perturbed(to_latent, self.perturbation, generators)
         direction = PixelConstraint(measurement, codec.decode, to_latent, self.noise)
         if not (linear and has_encoder(self.vae)):
             return direction
@@ -152,7 +143,7 @@ def tile_input() -> io.Input:
     )
 
 
-ADVANCED = ("direction", "perturbation")  # of `vae_inputs`
+ADVANCED = ("direction",)  # of `vae_inputs`
 
 
 def vae_inputs() -> list[io.Input]:
@@ -167,14 +158,4 @@ def vae_inputs() -> list[io.Input]:
             "decoder gradient: as published, backpropagates through the VAE's decoder.",
         ),
         tile_input(),
-        io.Float.Input(
-            "perturbation",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            optional=True,
-            tooltip="As published, against blurry results: noise on the estimate from which the constraint is looked "
-            "at, in units of the latent. 0 is off: with fresh noise at every step (eta near 1) no gain was measured.",
-        ),
     ]

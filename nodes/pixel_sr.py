@@ -74,7 +74,6 @@ class PixelSRConstraint(io.ComfyNode):
         height: int = 0,
         direction: str = DIRECTIONS[0],
         tile: int = 0,
-        perturbation: float = 0.0,
     ) -> io.NodeOutput:
         y = rgb_picture(image)
         low = tuple(y.shape[-2:])
@@ -87,7 +86,7 @@ class PixelSRConstraint(io.ComfyNode):
         operator = Resample.between(low, size, filter, smooth=True)
         upscaled = operator.A_dagger(y).clamp(0, 1).movedim(1, -1)
         samples = start_latent(vae, upscaled, tile, needs_encoder=direction == "forward only")
-        spec = PixelSpec(LinearMeasurement(operator, y), vae, size, y.shape[0], noise, direction, tile, perturbation)
+        spec = PixelSpec(LinearMeasurement(operator, y), vae, size, y.shape[0], noise, direction, tile)
         return io.NodeOutput(spec, {"samples": samples}, upscaled)
 
 

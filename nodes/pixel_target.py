@@ -73,7 +73,6 @@ class PixelTargetConstraint(io.ComfyNode):
         function: ImageMap | None = None,
         direction: str = DIRECTIONS[0],
         tile: int = 0,
-        perturbation: float = 0.0,
     ) -> io.NodeOutput:
         check_pictures_vae(vae)
         check_tile(tile, vae, (tile, tile))
@@ -95,6 +94,5 @@ class PixelTargetConstraint(io.ComfyNode):
                 vae,
                 direction=direction,
                 tile=tile,
-                perturbation=perturbation,
             )
         )

@@ -5,7 +5,7 @@ from .denoiser import Denoiser, Level, Scales, levels_of
 from .layers import LayerSettings, infer_mask, sample_layers
 from .least_squares import LeastSquares
 from .newton import newton_steps
-from .noise import mixed_seed, sample_generators
+from .noise import mixed_seed
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
 from .operators.colour import ChannelMix, grey
 from .operators.mask import LatentMask, frame_weights, interpolated_weights, known_weights, masked_rms
@@ -22,7 +22,6 @@ from .pixel import (
     PixelConstraint,
     SplitUpdate,
     back_project,
-    perturbed,
 )
 from .plan import Plan
 from .recompose import exact_layers, harden_mask, recompose

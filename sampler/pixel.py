@@ -9,7 +9,6 @@ from torch import Tensor
 
 from .constraint import Update, rms
 from .denoiser import beyond_noise, max_abs, per_sample, unit_max
-from .noise import noise_like
 from .operators.linear import LinearOperator
 
 PixelMap = Callable[[Tensor], Tensor]
@@ -115,14 +114,6 @@ class EncoderDifference:
         lengthened = unit_max(e_pixel) * length.clamp(min=self.step)
         e = self.encode(picture + lengthened) - self.encode(picture)
         return e * (length / self.step).clamp(max=1)
-
-
-def perturbed(to_latent: LatentMap, size: float, generators: list[torch.Generator]) -> LatentMap:
-    """`to_latent` at x0 + size n, n ~ N(0, I) anew each time, one generator per sample.
-
-    Against blur (section 3.3): blurry pictures that satisfy the constraint are no longer at rest.
-    """
-    return lambda x0, residual, m: to_latent(x0 + size * noise_like(x0, generators), residual, m)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ from newton_pack.sampler import (
     gaussian_kernel,
     grey,
     motion_kernel,
-    perturbed,
     sample_constrained,
-    sample_generators,
 )
 from newton_pack.sampler.constraint import rms
 from newton_pack.sampler.denoiser import unit_max
@@ -117,25 +115,6 @@ def test_noise_is_not_fitted(way):
     if way == "forward":  # down to the noise level, no further
         left = m.data_residual(decode(x0 + update.e)).square().mean((1, 2, 3)).sqrt()
         assert torch.allclose(left, torch.tensor([0.02, 0.015, 0.0], dtype=torch.float64), atol=1e-12)
-
-
-def test_the_perturbation_is_of_its_size_and_a_samples_own():
-    """Two runs are alike, a batch of two is two batches of one, and every look is from elsewhere."""
-    looked = []
-
-    def to_latent(x0, residual, m):
-        looked.append(x0)
-        return x0
-
-    x0 = torch.zeros(2, 4, 64, 64)
-    for batch in (x0, x0[:1]):
-        shaken = perturbed(to_latent, 0.1, sample_generators(0, range(len(batch)), offset=2))
-        for _ in range(2):
-            shaken(batch, lambda p: p, Identity())
-    assert looked[0].std().item() == pytest.approx(0.1, rel=0.05)
-    assert not torch.allclose(looked[0], looked[1], atol=0.01)
-    assert torch.equal(looked[0][:1], looked[2]) and torch.equal(looked[1][:1], looked[3])
-    assert not torch.allclose(looked[0][0], looked[0][1], atol=0.01)
 
 
 def test_small_changes_are_lengthened_for_the_encoder():

@@ -35,8 +35,6 @@ def bind_constraint(
     raw_mask: Tensor | None,
     mask: Tensor | None,
     model_options: dict[str, Any],
-    seed: int,
-    samples: Sequence[int],
     batch_index: Sequence[int] | None,
 ) -> WeightedSum:
     """The constraint in the sampler's coordinates; where it has no mask of its own, with the latent's noise mask."""
@@ -46,7 +44,7 @@ def bind_constraint(
     if constraint is not None:
         space = LatentSpace(
             x.shape, x.device, base.process_latent_in, base.process_latent_out, base.model_sampling.percent_to_sigma,
-            seed, samples, batch_index, weights_at,
+            batch_index, weights_at,
         )  # fmt: skip
         given = as_sum(constraint.bind(space))
         if any(isinstance(term.constraint, LatentMask) for term in given.terms):

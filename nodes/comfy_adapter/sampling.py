@@ -70,7 +70,7 @@ def newton_function(
     if leftover_noise(model_k, extra_args["denoise_mask"]):
         extra_args, raw_mask = extra_args | {"denoise_mask": None}, None
     mask, options = extra_args["denoise_mask"], extra_args["model_options"]
-    bound = bind_constraint(constraint, model_k, x, raw_mask, mask, options, seed, samples, batch_index)
+    bound = bind_constraint(constraint, model_k, x, raw_mask, mask, options, batch_index)
     nothing = bound == WeightedSum(())
     if nothing and base_sampler is not None:
         return base_sampler.function(model_k, x, sigmas, extra_args=extra_args, callback=callback, disable=disable)
