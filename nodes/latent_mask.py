@@ -154,7 +154,7 @@ class LatentMaskConstraint(io.ComfyNode):
                     options=list(FILLS),
                     default="extend",
                     tooltip="What stands in the unknown region while the picture is encoded. extend: the nearest known "
-                    "pixels, which disturbs the border cells least. grey: as published. none: the picture as it is.",
+                    "pixels, which disturbs the border cells least. grey: as in the paper. none: the picture as it is.",
                 ),
                 io.Int.Input(
                     "erode",
@@ -169,7 +169,7 @@ class LatentMaskConstraint(io.ComfyNode):
                     default=True,
                     tooltip="On: a latent cell that the mask cuts through is held by the share of its known pixels; "
                     "best for strokes and other masks finer than a cell. Off: a cell counts as known only if all its "
-                    "pixels are (as published); choose it with fill 'none', or hidden content shines through.",
+                    "pixels are (as in the paper); choose it with fill 'none', or hidden content shines through.",
                 ),
                 noise_input("the known part comes out cleaner than it is. 0 keeps it as it is.", optional=True),
             ],

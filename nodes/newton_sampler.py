@@ -36,13 +36,13 @@ class NewtonConstrainedSampler(io.ComfyNode):
                     tooltip="Where to start. Its noise mask, if it has one, becomes the constraint when none is "
                     "connected.",
                 ),
-                seed_input("Seed of all noise. The same seed gives the same picture."),
+                seed_input("As in KSampler: the same seed gives the same picture."),
                 io.Int.Input(
                     "steps",
                     default=20,
                     min=1,
                     max=10000,
-                    tooltip="Noise levels. With the preset 'fast' a step costs one model call for masks, two at the "
+                    tooltip="As in KSampler. With the preset 'fast' a step costs one model call for masks, two at the "
                     "middle steps and for other constraints.",
                 ),
                 cfg_input(

@@ -155,7 +155,7 @@ def vae_inputs() -> list[io.Input]:
             default=DIRECTIONS[0],
             optional=True,
             tooltip="How an error in pixels becomes one in the latent. forward only: no gradient, least memory. "
-            "decoder gradient: as published, backpropagates through the VAE's decoder.",
+            "decoder gradient: as in the paper, backpropagates through the VAE's decoder.",
         ),
         tile_input(),
     ]

@@ -49,7 +49,8 @@ class NewtonSettingsNode(io.ComfyNode):
                     min=0.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="custom: step length of the first iteration, in standard deviations of the noisy latent.",
+                    tooltip="custom: strength of the first correction of a step, in standard deviations of the noisy "
+                    "latent; too much looks harsh.",
                 ),
                 io.Float.Input(
                     "rate_last",
@@ -57,7 +58,7 @@ class NewtonSettingsNode(io.ComfyNode):
                     min=0.0,
                     max=4.0,
                     step=0.01,
-                    tooltip="custom: step length of the last iteration; linear in between.",
+                    tooltip="custom: strength of the last correction of a step; linear in between.",
                 ),
                 io.Float.Input(
                     "delta",
@@ -66,8 +67,8 @@ class NewtonSettingsNode(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     round=False,
-                    tooltip="custom: relative perturbation of the forward difference. 0 chooses by the model's "
-                    "precision: .005 in fp32, .15 in fp16, .4 in bf16.",
+                    tooltip="custom: relative size of the change by which the model is probed. Leave it at 0: it then "
+                    "follows the model's precision, .005 in fp32, .15 in fp16, .4 in bf16.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -81,8 +82,8 @@ class NewtonSettingsNode(io.ComfyNode):
                 io.Boolean.Input(
                     "carry",
                     default=fast.carry,
-                    tooltip="custom: the last of the K moves the estimate together with the latent instead of calling "
-                    "the model again. 2 K calls a step instead of 1 + 2 K.",
+                    tooltip="custom: saves a model call a step: after the last correction the model is not asked "
+                    "again. 2 K calls instead of 1 + 2 K.",
                 ),
                 io.Int.Input(
                     "max_calls",
@@ -117,8 +118,8 @@ class NewtonSettingsNode(io.ComfyNode):
                     "hold",
                     default=fast.hold,
                     optional=True,
-                    tooltip="custom: known values of masks are replaced, and their noise is corrected by the error of "
-                    "every step, at no further model call. Off: masks take Newton steps, as published.",
+                    tooltip="custom, masks alone: the known part is put back at every step, at no further model call. "
+                    "Off: masks take Newton steps, as in the paper.",
                 ),
                 io.Boolean.Input(
                     "resample",
@@ -142,8 +143,8 @@ class NewtonSettingsNode(io.ComfyNode):
                     min=0,
                     max=20,
                     optional=True,
-                    tooltip="Every preset: warm restarts, as published: so many times the finished picture is noised "
-                    "again and sampled once more from restart_from on. Each costs as many calls as its steps.",
+                    tooltip="Every preset: warm restarts, as in the paper: so many times the finished picture is "
+                    "noised again and sampled once more from restart_from on. Each costs as many calls as its steps.",
                 ),
                 io.Float.Input(
                     "restart_from",

@@ -99,7 +99,7 @@ class StyleConstraintNode(io.ComfyNode):
                     "normalisation",
                     options=list(NORMALISATIONS),
                     default="none",
-                    tooltip="Of the features, before their products are averaged. none: as published. unit tokens: "
+                    tooltip="Of the features, before their products are averaged. none: as in the paper. unit tokens: "
                     "every place in the picture counts alike. centred: without their mean, which leaves the overall "
                     "colours to the model.",
                 ),
@@ -109,7 +109,7 @@ class StyleConstraintNode(io.ComfyNode):
                     default=DIRECTIONS[0],
                     optional=True,
                     tooltip="From pixels to the latent. encoder difference: by two encodings; backpropagates through "
-                    "the image encoder alone. decoder gradient: as published, through the VAE's decoder too, which "
+                    "the image encoder alone. decoder gradient: as in the paper, through the VAE's decoder too, which "
                     "takes more memory.",
                 ),
                 tile_input(),

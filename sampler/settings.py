@@ -82,25 +82,26 @@ FAST = Preset(
     hold=True,
     resample=True,
     order=2,
-    about="One model call a step for masks and a second at the middle steps, two a step for other constraints.",
+    about="The default, best for masks. One model call a step for masks and a second at the middle steps, two a step "
+    "for other constraints.",
 )
 PRESETS = {
     "fast": FAST,
     "thorough": replace(
         FAST,
         iterations=3,
-        about="Three Newton steps instead of one, six calls a step; for few steps that start from a picture, such as 6 "
-        "at denoise .6 in super-resolution. Masks as in fast.",
+        about="For super-resolution and other pixel constraints that start from a picture, such as 6 steps at denoise "
+        ".6. Three corrections a step, six calls. Masks as in fast.",
     ),
     "newton": Preset(
-        about="The method by itself: one Newton step along J e at every step, for every constraint, masks too; two "
-        "calls a step.",
+        about="The method by itself, for comparison: one Newton step at every step for every constraint, masks too; "
+        "two calls a step. Not for masks with a cfg above 1.",
     ),
     "paper": Preset(
         iterations=5,
         rate_last=0.1,
         eta=None,
         carry=False,
-        about="The published loop, 11 calls a step; use it with 20 steps and the scheduler 'simple'.",
+        about="The published loop, for comparison: 11 calls a step; use it with 20 steps and the scheduler 'simple'.",
     ),
 }
