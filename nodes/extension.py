@@ -4,11 +4,11 @@ from comfy_api.latest import ComfyExtension, io
 
 from .back_project import BackProjectPixels
 from .combine import CombineConstraints
-from .comfy_adapter import register_checkpoints
+from .comfy_adapter import register_checkpoints, serve_pictures
 from .composite import CompositeInsideMask
 from .constrain_model import ConstrainModel, ConstrainSampler
 from .direction_compare import DirectionCompare
-from .example_picture import DEMO, ExamplePicture
+from .example_picture import DEMO, PICTURES, ExamplePicture
 from .jacobian_probe import JacobianProbe
 from .latent_mask import LatentMaskConstraint
 from .layers import LayerDecompose
@@ -49,4 +49,5 @@ NODES = [
 class NewtonExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_checkpoints(str(DEMO))  # here, as not every host calls `on_load`
+        serve_pictures(str(PICTURES))
         return NODES

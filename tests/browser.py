@@ -45,6 +45,11 @@ def running_server(extra_nodes: Path | None = None) -> Iterator[Any]:
         yield host
 
 
+def open_editor(page: Any, url: str) -> None:
+    page.goto(url)
+    page.wait_for_function("window.app?.graph && window.app.extensionManager && window.LiteGraph")
+
+
 @contextmanager
 def editor_page(url: str) -> Iterator[Any]:
     """A Playwright page with the editor ready at 1400 x 850."""
@@ -55,8 +60,7 @@ def editor_page(url: str) -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = chromium.new_page(viewport={"width": 1400, "height": 850})
         page.set_default_timeout(600_000)  # a busy machine without a GPU
-        page.goto(url)
-        page.wait_for_function("window.app?.graph && window.app.extensionManager && window.LiteGraph")
+        open_editor(page, url)
         yield page
         chromium.close()
 

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from browser import TITLES, load_workflow, needs_browser
+from browser import ROOT, TITLES, load_workflow, needs_browser, open_editor
 
 pytestmark = needs_browser
 LOOKED_FOR = {
@@ -189,3 +189,31 @@ def test_cancel_then_queue_twice_then_change_a_widget(page, server):
     key, status = done(server, known)
     cached = next(m[1]["nodes"] for m in status["messages"] if m[0] == "execution_cached")
     assert status["status_str"] == "success" and "6" not in cached and "5" in cached
+
+
+def set_language(page, server, language):
+    page.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps(language))
+
+
+@pytest.mark.parametrize("language", ["zh", "fr"])
+def test_names_are_shown_translated_and_fit(page, server, language):
+    """In the templates' width, and in two of the languages that both hosts offer."""
+    names = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    templates = [json.loads(file.read_text(encoding="utf-8"))["nodes"] for file in TITLES.values()]
+    untitled = {n["type"]: n["size"][0] for nodes in templates for n in nodes if "title" not in n}
+    set_language(page, server, language)
+    other = page.context.browser.new_page()
+    other.set_default_timeout(600_000)
+    try:
+        open_editor(other, server.url)
+        for kind, texts in names.items():
+            title, width = other.evaluate(
+                "(kind) => { const n = LiteGraph.createNode(kind); app.canvas.ctx.font = n.titleFontStyle;"
+                " return [n.title, app.canvas.ctx.measureText(n.title).width] }",
+                kind,
+            )
+            assert title == texts["display_name"]
+            assert width + 50 < untitled.get(kind, 1e9), title  # 50: the bar's own signs
+    finally:
+        set_language(page, server, "en")
+        other.close()

@@ -15,6 +15,9 @@ DIRECTORIES = {
     "UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders", "DualCLIPLoader": "text_encoders",
     "VAELoader": "vae",
 }  # fmt: skip
+SIDES = {
+    "given": ("LoadImage", "NewtonExamplePicture", "LoadVideo"), "made": ("SaveImage", "PreviewImage", "SaveWEBM"),
+}  # fmt: skip
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
@@ -60,16 +63,29 @@ def test_every_api_graph_has_an_editor_form():
     assert sorted(p.stem for p in (ROOT / "workflows").glob("*.json")) == sorted(TITLES.values())
 
 
+def box(n):
+    """Left, top with the title bar, right, bottom."""
+    (x, y), (width, height) = n["pos"], n["size"]
+    return x, y - 30, x + width, y + (0 if n["flags"].get("collapsed") else height)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_all_of_it_is_in_view_when_it_opens(name):
     """In a window of 1400 x 850: note, inputs and result."""
     workflow = read_shipped(name)
     scale, (x, y) = workflow["extra"]["ds"]["scale"], workflow["extra"]["ds"]["offset"]
-    for n in workflow["nodes"]:
-        left, top, right, bottom = n["pos"][0], n["pos"][1] - 30, n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]
+    for left, top, right, bottom in map(box, workflow["nodes"]):
         assert scale * (left + x) >= 0 and scale * (right + x) <= 1400
         assert scale * (top + y) >= 0 and scale * (bottom + y) <= 850
-    assert scale > 0.3
+    assert scale > 8 / 14  # the editor draws no text, and no note, where its 14 pixels come below 8
+
+
+def test_given_and_result_stand_side_by_side():
+    """Equally high, at the same height, the given one on the left."""
+    for name in NAMES:
+        nodes = {kind: [n for n in ui_nodes(name) if n["type"] in kinds] for kind, kinds in SIDES.items()}
+        assert len({(n["pos"][1], n["size"][1]) for n in (*nodes["given"], *nodes["made"])}) == 1
+        assert max(n["pos"][0] for n in nodes["given"]) < min(n["pos"][0] for n in nodes["made"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -119,10 +135,10 @@ def test_editor_form_and_api_format_say_the_same(host, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_overlaps(name):
-    boxes = [(*n["pos"], *n["size"]) for n in read_shipped(name)["nodes"]]
-    for i, (x, y, width, height) in enumerate(boxes):
-        for x2, y2, width2, height2 in boxes[i + 1 :]:  # 30: a title bar
-            assert x + width < x2 or x2 + width2 < x or y + height < y2 - 30 or y2 + height2 < y - 30
+    boxes = [box(n) for n in read_shipped(name)["nodes"]]
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        for left2, top2, right2, bottom2 in boxes[i + 1 :]:
+            assert right < left2 or right2 < left or bottom < top2 or bottom2 < top
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("_demo")])

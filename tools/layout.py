@@ -1,13 +1,15 @@
-"""Where the nodes of a shipped graph stand."""
+"""Where the nodes of a shipped graph stand: stages in columns beside the note, all pictures in one row below them."""
 
+import math
 from typing import Any
 
 from headless import HostError
 
 Node = dict[str, Any]
-VIEW = 1400, 850  # pixels of a window in which a graph opens as a whole
-COLUMNS = {
-    "Model, picture and prompt": (
+# Pixels of a window of 1400 x 850 that the editor's bars leave free.
+LEFT, TOP, VIEW = 75, 100, (1310, 735)
+STAGES = {
+    "Model": (
         "CheckpointLoaderSimple",
         "UNETLoader",
         "CLIPLoader",
@@ -15,17 +17,19 @@ COLUMNS = {
         "VAELoader",
         "ControlNetLoader",
         "CLIPVisionLoader",
-        "LoadImage",
-        "NewtonExamplePicture",
-        "LoadVideo",
+        "ModelSamplingAuraFlow",
+        "ModelSamplingSD3",
+    ),
+    "Prompt": (
         "WordConditioning",
         "CLIPTextEncode",
+        "TextEncodeQwenImageEditPlus",
+        "ReferenceLatent",
         "FluxGuidance",
     ),
     "Layers": ("LayerDecompose",),
+    "Clips": ("GetVideoComponents", "ImageFromBatch"),
     "Canvas": (
-        "GetVideoComponents",
-        "ImageFromBatch",
         "InpaintCropImproved",
         "ImageCrop",
         "ImagePadForOutpaint",
@@ -35,29 +39,24 @@ COLUMNS = {
         "SplitImageWithAlpha",
         "ImageToMask",
         "ThresholdMask",
-        "TextEncodeQwenImageEditPlus",
         "VAEEncode",
-        "ReferenceLatent",
         "EmptyLatentImage",
         "EmptyImage",
+        "ImageColorToMask",
+        "ImageCompositeMasked",
     ),
+    "Box": ("SolidMask", "MaskComposite"),
     "Constraint": (
         "LatentMaskConstraint",
         "PixelSRConstraint",
         "PixelOperatorConstraint",
         "PixelTargetConstraint",
         "StyleConstraint",
-        "NewtonSettings",
-        "PreviewImage",
     ),
+    "Settings": ("NewtonSettings",),
     "ControlNet": ("Canny", "ControlNetApplyAdvanced"),
+    "What the sampler takes": ("RandomNoise", "BasicGuider", "NewtonSampler", "BasicScheduler"),
     "Sampling": (
-        "ModelSamplingAuraFlow",
-        "ModelSamplingSD3",
-        "RandomNoise",
-        "BasicGuider",
-        "NewtonSampler",
-        "BasicScheduler",
         "NewtonConstrainModel",
         "NewtonConstrainedSampler",
         "KSampler",
@@ -65,62 +64,102 @@ COLUMNS = {
         "VAEDecode",
         "NewtonConstraintReport",
     ),
-    "Box": ("SolidMask", "MaskComposite"),
     "Inside": ("NewtonJacobianProbe", "NewtonDirectionCompare"),
     "Composite": (
         "MaskToImage",
         "InpaintStitchImproved",
         "NewtonCompositeInsideMask",
-        "ImageCompositeMasked",
         "NewtonBackProjectPixels",
         "PreviewAny",
-        "SaveImage",
-        "SaveWEBM",
+        "ImageStitch",
+        "ImageScaleBy",
     ),
 }
-WIDTH, TITLE, GAP, PAD = 315, 30, 40, 20
+TALL = ("Layers", "Inside")  # stages of which every node has its own frame
+SIDE_BY_SIDE = "Given and result"
+GIVEN, MADE = ("LoadImage", "NewtonExamplePicture", "LoadVideo"), ("SaveImage", "SaveWEBM", "PreviewImage")
+WIDTH, NOTE, TITLE, GAP, PAD, BADGE = 270, 360, 30, 20, 12, 24
 # Room for the picture or the text that a node shows below its widgets.
-EXTRA = {"NewtonConstrainedSampler": 40, "LoadImage": 240, "NewtonExamplePicture": 240,
-         "LatentMaskConstraint": 240, "PreviewImage": 240, "SaveImage": 280, "SaveWEBM": 280, "CLIPTextEncode": 90,
-         "TextEncodeQwenImageEditPlus": 90, "LoadVideo": 160, "GetVideoComponents": 40, "PreviewAny": 90,
-         "NewtonConstraintReport": 240, "LayerDecompose": 120,
-         "NewtonJacobianProbe": 240, "NewtonDirectionCompare": 240}  # fmt: skip
-COLLAPSED = ("NewtonConstraintReport",)  # for those who ask
+EXTRA = {"NewtonConstrainedSampler": 40, "LatentMaskConstraint": 220, "CLIPTextEncode": 50,
+         "TextEncodeQwenImageEditPlus": 50, "GetVideoComponents": 40, "PreviewAny": 130, "LayerDecompose": 270,
+         "NewtonConstraintReport": 240, "NewtonJacobianProbe": 230, "NewtonDirectionCompare": 230}  # fmt: skip
+# For those who ask.
+COLLAPSED = ("NewtonConstraintReport", "JoinImageWithAlpha", "SplitImageWithAlpha", "ImageStitch", "ImageScaleBy")
+
+
+def height(node: Node) -> float:
+    """With its title bar."""
+    return TITLE + (0 if node["flags"].get("collapsed") else node["size"][1])
+
+
+def frame(title: str, left: float, top: float, right: float, bottom: float) -> Node:
+    look = {"color": "#3f789e", "font_size": 24, "flags": {}}
+    return {"title": title, "bounding": [left, top, right - left, bottom - top]} | look
+
+
+def place_stages(nodes: list[Node], limit: float) -> list[Node]:
+    """From left to right beside the note, one stage below another down to `limit`; returns their frames."""
+    stages = [(title, [n for kind in kinds for n in nodes if n["type"] == kind]) for title, kinds in STAGES.items()]
+    split = [(t, part) for t, stage in stages for part in ([[n] for n in stage] if t in TALL else [stage]) if part]
+    left, top, frames = NOTE + GAP, 0.0, []
+    for title, stage in split:
+        whole = TITLE + BADGE + sum(height(n) + BADGE for n in stage)
+        if top and top + whole > limit:
+            left, top = left + WIDTH + 2 * PAD + GAP, 0.0
+        below = top + TITLE + BADGE
+        for node in stage:
+            node["pos"] = [left + PAD, below + TITLE]
+            below += height(node) + BADGE
+        frames.append(frame(title, left, top, left + WIDTH + 2 * PAD, top + whole))
+        top += whole + GAP
+    return frames
+
+
+def place_pictures(nodes: list[Node], top: float) -> Node:
+    """What is given, at its right what is made of it; returns their frame."""
+    nodes = sorted(nodes, key=lambda n: (n["type"] not in GIVEN, n["type"] not in ("SaveImage", "SaveWEBM")))
+    side, left = 300 if len(nodes) < 4 else 220, PAD
+    tall = max(side + 60, 330)  # below that the editor enlarges Load Image
+    for node in nodes:
+        node["size"] = [side if node.get("title") != SIDE_BY_SIDE else 2 * side, tall]
+        node["pos"] = [left, top + 2 * TITLE + PAD]
+        left += node["size"][0] + PAD
+    return frame("Pictures", 0, top, left, top + 2 * TITLE + tall + 2 * PAD)
+
+
+def extent(frames: list[Node], axis: int) -> float:
+    return max(f["bounding"][axis] + f["bounding"][2 + axis] for f in frames)
 
 
 def lay_out(nodes: list[Node], note: Node) -> list[Node]:
-    """Place nodes in columns from left to right, the note first; returns one frame per column."""
-    if lost := {n["type"] for n in nodes} - {kind for kinds in COLUMNS.values() for kind in kinds}:
-        raise HostError(f"no column in COLUMNS for {', '.join(sorted(lost))}")
-    left, groups = note["size"][0] + 2 * GAP, []
-    for title, kinds in COLUMNS.items():
-        column = [n for kind in kinds for n in nodes if n["type"] == kind]
-        if not column:
-            continue
-        top = 0
-        for node in column:
-            node["pos"] = [left, top]
-            top += node["size"][1] + TITLE + GAP
-        # From above the first node's title bar, with room for the frame's own title, to below the last node.
-        bounding = [left - PAD, -2 * TITLE - PAD, WIDTH + 2 * PAD, top - GAP + TITLE + 2 * PAD]
-        look = {"color": "#3f789e", "font_size": 24, "flags": {}}
-        groups.append({"id": len(groups) + 1, "title": title, "bounding": bounding} | look)
-        left += WIDTH + 2 * GAP
-    return groups
+    """Place all nodes so that the window shows them as large as it can; returns their frames."""
+    placed = {*GIVEN, *MADE}.union(*STAGES.values())
+    if lost := {n["type"] for n in nodes} - placed:
+        raise HostError(f"no stage in STAGES for {', '.join(sorted(lost))}")
+    pictures = [n for n in nodes if n["type"] in GIVEN + MADE]
+    text = note["size"][1]
+
+    def placed_down_to(limit: float) -> list[Node]:
+        frames = place_stages(nodes, limit)
+        bottom = max(extent(frames, 1), text + TITLE)
+        note["pos"], note["size"] = [0, TITLE], [NOTE, bottom - TITLE]
+        return [*frames, place_pictures(pictures, bottom + GAP)]
+
+    best = max(range(300, 1200, 10), key=lambda limit: fit(placed_down_to(limit))[0])
+    return [{"id": i, **f} for i, f in enumerate(placed_down_to(best), 1)]
 
 
-def fit(nodes: list[Node]) -> tuple[float, list[int]]:
-    """Scale and offset at which VIEW holds all nodes, with the editor's bars above and on the left."""
-    right = max(n["pos"][0] + n["size"][0] for n in nodes)
-    bottom = max(n["pos"][1] + n["size"][1] for n in nodes)
-    scale = round(min((VIEW[0] - 120) / right, (VIEW[1] - 180) / (bottom + 3 * TITLE), 1), 2)
-    return scale, [round(90 / scale), round(90 / scale) + 3 * TITLE]
+def fit(frames: list[Node]) -> tuple[float, list[int]]:
+    """Scale and offset at which the window holds all frames."""
+    scale = min(VIEW[0] / extent(frames, 0), VIEW[1] / extent(frames, 1), 1)
+    scale = math.floor(100 * scale) / 100
+    return scale, [round(LEFT / scale), round(TOP / scale)]
 
 
 def make_note(number: int, text: str) -> Node:
-    lines = sum(1 + len(line) // 50 for line in text.splitlines())
+    lines = sum(1 + len(line) // 60 for line in text.splitlines())
     return {
-        "id": number, "type": "MarkdownNote", "pos": [0, 0], "size": [360, 15 * lines + 50], "flags": {}, "order": 0,
+        "id": number, "type": "MarkdownNote", "pos": [0, 0], "size": [NOTE, 13 * lines + 60], "flags": {}, "order": 0,
         "mode": 0, "inputs": [], "outputs": [], "title": "About this workflow", "properties": {},
         "widgets_values": [text], "color": "#432", "bgcolor": "#653",
     }  # fmt: skip

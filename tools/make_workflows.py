@@ -96,6 +96,12 @@ def fields(definition: dict[str, Any], given: dict[str, Any]) -> tuple[list[Node
     return sockets + widgets, values
 
 
+def hidden_widgets(definition: dict[str, Any], given: dict[str, Any]) -> int:
+    """How many widgets of a node web/js/live_widgets.js hides."""
+    rules = [options.get("dead_if", {}) for _, _, options, _ in inputs_of(definition)]
+    return sum(any(given.get(other) in dead for other, dead in rule.items()) for rule in rules)
+
+
 def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> Node:
     """An editor node without position and links."""
     kind = entry["class_type"]
@@ -106,7 +112,8 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
         for name, output in zip(definition["output_name"], definition["output"], strict=True)
     ]
     sockets = sum("widget" not in slot for slot in slots)
-    height = 20 * max(sockets, len(outputs)) + 6 + (24 * len(values) + 8 if values else 0) + EXTRA.get(kind, 0)
+    rows = len(values) - hidden_widgets(definition, entry["inputs"])
+    height = 20 * max(sockets, len(outputs)) + 6 + (24 * rows + 8 if rows else 0) + EXTRA.get(kind, 0)
     source, _, pack = definition["python_module"].partition(".")
     registered = pack.lower() if source == "custom_nodes" else "comfy-core"
     properties: Node = {"Node name for S&R": kind, "cnr_id": registered}
@@ -167,7 +174,7 @@ def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
     note = make_note(max(map(int, graph)) + 1, (API / f"{name}.md").read_text(encoding="utf-8"))
     note["order"] = len(nodes)
     groups = lay_out(list(nodes.values()), note)
-    scale, offset = fit([*nodes.values(), note])
+    scale, offset = fit(groups)
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{name}")), "revision": 0, "last_node_id": note["id"],
         "last_link_id": len(links), "nodes": [*nodes.values(), note], "links": links, "groups": groups, "config": {},

@@ -17,7 +17,7 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 - 0.3.7 (December 2024): comfy.patcher_extension with WrapperExecutor and WrappersMP.SAMPLER_SAMPLE / APPLY_MODEL,
   ModelPatcher.add_wrapper_with_key / get_wrappers / remove_wrappers_with_key,
   model_patcher.create_model_options_clone.
-- 2025: comfy_execution.utils.get_executing_context; server.PromptServer.send_progress_text;
+- 2025: comfy_execution.utils.get_executing_context; server.PromptServer.send_progress_text and routes;
   VAE.spacial_compression_encode; where EasyCache or LazyCache is in the graph, transformer_options["easycache"] with
   its name, clone and end_t.
 - 2026, used where it is there: fix_empty_latent_channels takes the ratios that an empty LATENT was made for.
@@ -26,7 +26,7 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 from .base_sampler import REPLACED, SINGLE_STEP, SUBSTITUTE, WHOLE_RUN
 from .clip_vision import block_features
 from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
-from .demo_files import register_checkpoints
+from .demo_files import register_checkpoints, serve_pictures
 from .guider import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .host_denoiser import HostDenoiser
 from .inspection import Inspection, NoGradient, inspect_model
