@@ -44,21 +44,6 @@ def ours(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings) -> Tensor:
 
 
 @torch.no_grad()
-def newton_set(denoise, x, sigmas, y, mask, seed, settings: NewtonSettings, order: int = 1) -> Tensor:
-    """The sampler of the pack, and after each level's Newton steps the known values of x0 are y."""
-    chain, scales, before = Chain(denoise, x, seed), [denoise.scales(sigma) for sigma in sigmas], [None]
-
-    def to_next(i: int, x: Tensor, x0: Tensor) -> Tensor:
-        x0 = torch.lerp(x0, y, mask)
-        ahead = step.x0_midpoint(x0, scales[i], scales[i + 1], before[0]) if order == 2 else x0
-        before[0] = x0, scales[i]
-        return chain.step(x, ahead, sigmas[i], sigmas[i + 1])
-
-    constraint = sampler.LatentMask(y, mask)
-    return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta, seed, to_next)
-
-
-@torch.no_grad()
 def replacement(denoise, x, sigmas, y, mask, seed, order: int = 1, released: bool = False) -> Tensor:
     """The stock way: at every call the known cells are y with noise of the level, and x0 has y there."""
     chain, before = Chain(denoise, x, seed), None
@@ -133,16 +118,13 @@ def in_dtype(settings: NewtonSettings, dtype: torch.dtype) -> NewtonSettings:
 
 
 def trials(dtype: torch.dtype) -> list[Entry]:
-    """Variants that are no preset: they run where they are named."""
-    once = in_dtype(NewtonSettings(), dtype)
+    """Presets with a warm restart: they run where they are named."""
 
     def restarted(method: str, preset: str, settings: NewtonSettings, calls: float) -> Entry:
         again = in_dtype(replace(settings, restarts=1), dtype)
         return Entry(method, f"{preset}_restart", partial(ours, settings=again), 0, 1.5 * calls, trial=True)
 
     return [
-        Entry("ours", "newton_set", partial(newton_set, settings=once), 0, 2, trial=True),
-        Entry("ours", "newton_set_order2", partial(newton_set, settings=once, order=2), 0, 2, trial=True),
         restarted("ours", "fast", sampler.PRESETS["fast"], 1.2),
         restarted("ours", "newton", NewtonSettings(), 2),
         restarted("published", "paper", sampler.PRESETS["paper"], 11),

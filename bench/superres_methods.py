@@ -52,7 +52,6 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("ours", "thorough", partial(newton, settings=thorough), 6, strength=0.6),
         Entry("ours", "thorough_gradient", partial(newton, settings=thorough), 6, backward_per_level=3, strength=0.6),
         Entry("ours", "fast_restart", partial(newton, settings=replace(fast, restarts=1)), 20, trial=True),
-        Entry("ours", "fast_30", partial(newton, settings=fast), 30, trial=True),
     ]
 
 
