@@ -50,3 +50,17 @@ def test_template_browser_and_help_pages_are_served(server, page):
     urls += [f"/extensions/{pack}/docs/{file.name}" for file in (ROOT / "web" / "docs").glob("*.md")]
     for url in urls:
         assert page.request.get(server.url + url).status == 200, url
+
+
+@pytest.mark.parametrize("kind", ["LatentMaskConstraint", "NewtonSettings"])
+def test_the_help_panel_shows_the_picture(page, kind):
+    """As a user opens it: select the node, press Node Info."""
+    page.evaluate(
+        "(kind) => { app.graph.clear(); const n = LiteGraph.createNode(kind); n.pos = [500, 200]; app.graph.add(n);"
+        " app.canvas.selectNode(n) }", kind,
+    )  # fmt: skip
+    page.get_by_test_id("info-button").click()
+    picture = page.locator(f".node-help-content img[src$='/docs/pictures/{kind}.jpg']")
+    picture.wait_for()
+    page.wait_for_function("(img) => img.complete", arg=picture.element_handle())
+    assert picture.evaluate("(img) => img.naturalWidth") > 0

@@ -213,16 +213,6 @@ def test_known_pixels_are_untouched(host, name):
     assert (made[~known] != given[..., :3][~known]).any()
 
 
-def test_every_node_of_the_pack_has_a_help_page(host):
-    module = f"custom_nodes.{ROOT.name}"
-    ours = {k for k, c in host.nodes.NODE_CLASS_MAPPINGS.items() if getattr(c, "RELATIVE_PYTHON_MODULE", "") == module}
-    assert ours == {p.stem for p in (ROOT / "web" / "docs").glob("*.md")}
-    for kind in ours:
-        page = (ROOT / "web" / "docs" / f"{kind}.md").read_text(encoding="utf-8")
-        missing = [name for name, _, _ in inputs_of(host, kind) if f"`{name}`" not in page]
-        assert not missing, f"web/docs/{kind}.md says nothing about {missing}"
-
-
 @pytest.fixture
 def tools(monkeypatch):
     for folder in ("bench", "tools"):
@@ -281,11 +271,3 @@ def test_layers_give_the_picture_again(host, name, splits):
 def test_the_note_is_the_text_beside_the_graph(name):
     notes = [n["widgets_values"] for n in read_shipped(name)["nodes"] if n["type"] == "MarkdownNote"]
     assert notes == [[(API / f"{name}.md").read_text(encoding="utf-8")]]
-
-
-def test_the_help_page_says_what_each_preset_does():
-    from newton_pack.sampler import PRESETS
-
-    page = (ROOT / "web" / "docs" / "NewtonSettings.md").read_text(encoding="utf-8")
-    for name, preset in PRESETS.items():
-        assert preset.about and f"- **{name}**: {preset.about}\n" in page
