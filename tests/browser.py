@@ -46,6 +46,7 @@ def running_server(extra_nodes: Path | None = None) -> Iterator[Any]:
 
 
 def open_editor(page: Any, url: str) -> None:
+    page.add_init_script("localStorage.vueNodesBannerDismissed = 'true'")  # 2025: covers what lies at the top
     page.goto(url)
     page.wait_for_function("window.app?.graph && window.app.extensionManager && window.LiteGraph")
 

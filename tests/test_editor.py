@@ -195,9 +195,11 @@ def set_language(page, server, language):
     page.request.post(f"{server.url}/api/settings/Comfy.Locale", data=json.dumps(language))
 
 
-@pytest.mark.parametrize("language", ["zh", "fr"])
-def test_names_are_shown_translated_and_fit(page, server, language):
-    """In the templates' width, and in two of the languages that both hosts offer."""
+@pytest.mark.parametrize("language", ["zh", "fr", "de"])
+def test_names_are_shown_translated_and_fit(page, server, aliases, language):
+    """In the templates' width."""
+    if (language == "de") == aliases:
+        pytest.skip("newer hosts have no German; those of 2025 drop a pack's texts in languages of their own")
     names = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
     templates = [json.loads(file.read_text(encoding="utf-8"))["nodes"] for file in TITLES.values()]
     untitled = {n["type"]: n["size"][0] for nodes in templates for n in nodes if "title" not in n}

@@ -43,7 +43,7 @@ def test_nothing_overlaps_and_the_result_is_in_sight(page, server, name):
         while not server.get("/history").keys() - known:
             page.wait_for_timeout(200)
         page.wait_for_function(ARRIVED, arg=SHOWING)
-        page.wait_for_timeout(500)  # a drawn frame: it is drawing that makes nodes grow
+    page.wait_for_timeout(1000)  # drawn frames: it is drawing that makes nodes grow
     page.keyboard.press("Escape")  # what the editor says about missing models
     boxes, frames = page.evaluate(BOXES), page.evaluate(FRAMES)
     assert not [(a[0], b[0]) for i, a in enumerate(boxes) for b in boxes[i + 1 :] if overlap(a, b)]

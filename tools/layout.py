@@ -118,7 +118,7 @@ def place_stages(nodes: list[Node], limit: float) -> list[Node]:
 def place_pictures(nodes: list[Node], top: float) -> Node:
     """What is given, at its right what is made of it; returns their frame."""
     nodes = sorted(nodes, key=lambda n: (n["type"] not in GIVEN, n["type"] not in ("SaveImage", "SaveWEBM")))
-    side, left = 300 if len(nodes) < 4 else 220, PAD
+    side, left = 280 if len(nodes) < 4 else 220, PAD
     tall = max(side + 60, 330)  # below that the editor enlarges Load Image
     for node in nodes:
         node["size"] = [side if node.get("title") != SIDE_BY_SIDE else 2 * side, tall]

@@ -27,6 +27,8 @@ function update(node, rules) {
     if (!widget || !!widget.hidden === hidden) continue
     widget.hidden = hidden
     if (widget.options) widget.options.hidden = hidden // where the editor draws nodes as HTML
+    if (hidden) widget.computeSize = () => [0, -4] // older editors leave room for it: this much and a gap of 4
+    else delete widget.computeSize
     changed = true
   }
   return changed
@@ -36,7 +38,7 @@ function chain(object, method, after) {
   const before = object[method]
   object[method] = function (...args) {
     const result = before?.apply(this, args)
-    after()
+    after(...args)
     return result
   }
 }
@@ -53,7 +55,11 @@ app.registerExtension({
     const controls = new Set(rules.flatMap(([, deadIf]) => Object.keys(deadIf)))
     for (const widget of node.widgets) if (controls.has(widget.name)) chain(widget, "callback", fit)
     chain(node, "onConnectionsChange", fit)
-    chain(node, "onConfigure", () => update(node, rules)) // a loaded node keeps its size
+    // A loaded node keeps its size, which older editors enlarge while all widgets are there.
+    chain(node, "onConfigure", ({ size }) => {
+      update(node, rules)
+      node.setSize([...size])
+    })
     fit()
   },
 })
