@@ -34,14 +34,15 @@ def server_class() -> type:
 
 @contextmanager
 def running_server(extra_nodes: Path | None = None) -> Iterator[Any]:
-    """A ComfyUI with the pack, the demo's pictures as inputs, and no tutorial over the graph."""
+    """A ComfyUI with the pack, the demo's pictures as inputs, and neither tutorial nor dialog over the graph."""
     with server_class()(extra_nodes) as host:
         pictures = shutil.copytree(ROOT / "demo" / "images", host.base / "input", dirs_exist_ok=True)
         shutil.copy(pictures / "ncs_half.png", pictures / "example.png")  # every ComfyUI has one of this name
         for name in ("clip.mp4", "clip_mask.mp4"):  # what the video graph asks for
             (pictures / name).touch()
         (user := host.base / "user" / "default").mkdir(parents=True, exist_ok=True)
-        (user / "comfy.settings.json").write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")
+        unasked = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False}
+        (user / "comfy.settings.json").write_text(json.dumps(unasked), encoding="utf-8")
         yield host
 
 

@@ -44,7 +44,6 @@ def test_nothing_overlaps_and_the_result_is_in_sight(page, server, name):
             page.wait_for_timeout(200)
         page.wait_for_function(ARRIVED, arg=SHOWING)
     page.wait_for_timeout(1000)  # drawn frames: it is drawing that makes nodes grow
-    page.keyboard.press("Escape")  # what the editor says about missing models
     boxes, frames = page.evaluate(BOXES), page.evaluate(FRAMES)
     assert not [(a[0], b[0]) for i, a in enumerate(boxes) for b in boxes[i + 1 :] if overlap(a, b)]
     notes = page.evaluate(BOXES, ["MarkdownNote"])

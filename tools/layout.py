@@ -83,6 +83,7 @@ WIDTH, NOTE, TITLE, GAP, PAD, BADGE = 270, 360, 30, 20, 12, 24
 EXTRA = {"NewtonConstrainedSampler": 40, "LatentMaskConstraint": 220, "CLIPTextEncode": 50,
          "TextEncodeQwenImageEditPlus": 50, "GetVideoComponents": 40, "PreviewAny": 130, "LayerDecompose": 270,
          "NewtonConstraintReport": 240, "NewtonJacobianProbe": 230, "NewtonDirectionCompare": 230}  # fmt: skip
+WIDE = {"InpaintCropImproved": 312}  # what the editor would enlarge to this
 # For those who ask.
 COLLAPSED = ("NewtonConstraintReport", "JoinImageWithAlpha", "SplitImageWithAlpha", "ImageStitch", "ImageScaleBy")
 
@@ -101,16 +102,18 @@ def place_stages(nodes: list[Node], limit: float) -> list[Node]:
     """From left to right beside the note, one stage below another down to `limit`; returns their frames."""
     stages = [(title, [n for kind in kinds for n in nodes if n["type"] == kind]) for title, kinds in STAGES.items()]
     split = [(t, part) for t, stage in stages for part in ([[n] for n in stage] if t in TALL else [stage]) if part]
-    left, top, frames = NOTE + GAP, 0.0, []
+    left, top, widest, frames = NOTE + GAP, 0.0, 0, []
     for title, stage in split:
         whole = TITLE + BADGE + sum(height(n) + BADGE for n in stage)
         if top and top + whole > limit:
-            left, top = left + WIDTH + 2 * PAD + GAP, 0.0
+            left, top, widest = left + widest + 2 * PAD + GAP, 0.0, 0
         below = top + TITLE + BADGE
         for node in stage:
             node["pos"] = [left + PAD, below + TITLE]
             below += height(node) + BADGE
-        frames.append(frame(title, left, top, left + WIDTH + 2 * PAD, top + whole))
+        wide = max(n["size"][0] for n in stage)
+        widest = max(widest, wide)
+        frames.append(frame(title, left, top, left + wide + 2 * PAD, top + whole))
         top += whole + GAP
     return frames
 

@@ -17,7 +17,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from headless import PACK, ROOT, Graph, Host, HostError
-from layout import COLLAPSED, EXTRA, WIDTH, Node, fit, lay_out, make_note
+from layout import COLLAPSED, EXTRA, WIDE, WIDTH, Node, fit, lay_out, make_note
 from run_graph import read_graph
 from thumbnails import SHOWN, Shown, on_picture, run, thumbnail
 
@@ -124,7 +124,7 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
             for folder, directory in [DOWNLOADS[m]]
         ]
     node = {
-        "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDTH, height],
+        "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDE.get(kind, WIDTH), height],
         "flags": {"collapsed": True} if kind in COLLAPSED else {}, "order": 0, "mode": 0,
         "inputs": slots, "outputs": outputs, "properties": properties, "widgets_values": values,
     }  # fmt: skip
