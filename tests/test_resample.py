@@ -51,3 +51,13 @@ def test_a_smooth_inverse_has_no_blocks():
     y = torch.tensor([0.2, 0.2, 0.2, 0.8, 0.8, 0.8], dtype=torch.float64).expand(1, 1, 6, 6)
     jump = [Resample.by_factor((6, 6), 8, smooth=s).A_dagger(y).diff(dim=-1).abs().max() for s in (False, True)]
     assert jump[0] == pytest.approx(0.6) and jump[1] < 0.2
+
+
+@pytest.mark.parametrize("method", ["area", "bicubic", "lanczos"])
+@pytest.mark.parametrize(("low", "high"), [(16, 128), (5, 7), (64, 65), (9, 40)])
+def test_a_smooth_inverse_keeps_constants_and_is_an_inverse(method, low, high):
+    """Up to the border, where the pseudo-inverse of bicubic darkens what is bright."""
+    operator = Resample.between((low, low), (high, high), method, smooth=True)
+    bright, y = torch.full((1, 1, low, low), 0.87, dtype=torch.float64), noise(1, 1, low, low).double()
+    assert torch.allclose(operator.A_dagger(bright), torch.full((1, 1, high, high), 0.87, dtype=torch.float64))
+    assert torch.allclose(operator.A(operator.A_dagger(y)), y)

@@ -95,12 +95,15 @@ class Resample:
         """From size `high` = (H, W) to `low` = (h, w) by "area", "bicubic" or "lanczos".
 
         Args:
-            smooth: A_dagger enlarges "area" bicubically, then corrects the means; the pseudo-inverse's blocks show.
+            smooth: A_dagger enlarges, "area" bicubically, then corrects the means. Constants stay constant, where
+                the pseudo-inverse shows blocks or darkens the border.
         """
         check_sizes(low, high, method)
         matrices = [axis_matrix(a, b, method) for a, b in zip(low, high, strict=True)]
         span = "bicubic" if smooth and method == "area" else method
         spans = [axis_matrix(a, b, span) for a, b in zip(low, high, strict=True)]
+        if smooth:
+            spans = [s / s.sum(0, keepdim=True) for s in spans]  # as weights of an interpolation
         return cls(*matrices, *map(right_inverse, matrices, spans))
 
     @classmethod
