@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,16 @@ def editor_page(url: str) -> Iterator[Any]:
         open_editor(page, url)
         yield page
         chromium.close()
+
+
+def finished(server: Any, known: set[str]) -> str:
+    """Waits for the one run that ends beside those known; its id."""
+    end = time.monotonic() + 600
+    while not (new := server.get("/history").keys() - known):
+        assert time.monotonic() < end, "no run has ended for ten minutes"
+        time.sleep(0.2)
+    (key,) = new
+    return key
 
 
 def load_workflow(page: Any, file: Path) -> None:

@@ -1,10 +1,9 @@
 """What a user does in the editor: find nodes, see only widgets that act, watch, cancel and queue runs."""
 
 import json
-import time
 
 import pytest
-from browser import ROOT, TITLES, load_workflow, needs_browser, open_editor
+from browser import ROOT, TITLES, finished, load_workflow, needs_browser, open_editor
 
 pytestmark = needs_browser
 LOOKED_FOR = {
@@ -149,9 +148,7 @@ def start(page, steps):
 
 def done(server, known):
     """Waits for one more finished run; its id and status."""
-    while not (new := server.get("/history").keys() - known):
-        time.sleep(0.2)
-    (key,) = new
+    key = finished(server, known)
     return key, server.get(f"/history/{key}")[key]["status"]
 
 

@@ -1,7 +1,7 @@
 """How the templates look in a window of 1400 x 850, the demos after a run, when all previews have arrived."""
 
 import pytest
-from browser import TITLES, load_workflow, needs_browser
+from browser import TITLES, finished, load_workflow, needs_browser
 from host import skip_without_its_pack
 
 pytestmark = needs_browser
@@ -40,8 +40,7 @@ def test_nothing_overlaps_and_the_result_is_in_sight(page, server, name):
         page.wait_for_function(ARRIVED, arg=["NewtonExamplePicture"])
         known = set(server.get("/history"))
         page.evaluate("() => { app.queuePrompt(0) }")
-        while not server.get("/history").keys() - known:
-            page.wait_for_timeout(200)
+        finished(server, known)
         page.wait_for_function(ARRIVED, arg=SHOWING)
     page.wait_for_timeout(1000)  # drawn frames: it is drawing that makes nodes grow
     boxes, frames = page.evaluate(BOXES), page.evaluate(FRAMES)
