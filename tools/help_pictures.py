@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
 FOLDER = ROOT / "web" / "docs" / "pictures"
-SIDE, GAP, LABEL, DRAWN = 160, 6, 24, 560  # pixels
+SIDE, GAP, LABEL, DRAWN = 160, 6, 24, 500  # pixels
 LARGEST = 25_000  # bytes of a file
 
 

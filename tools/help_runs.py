@@ -74,7 +74,7 @@ def with_sampler(host: Host, graph: Graph, sampler: Place, name: str) -> Panels:
 
 
 def constrain_sampler(host: Host) -> Panels:
-    graph = example(host, "inpaint_custom_sampler_demo", 27, "half")
+    graph = example(host, "inpaint_custom_sampler_demo", 25, "half")
     graph["select"] = node("KSamplerSelect", sampler_name="dpmpp_2m_sde")
     constraint = [node_of(graph, "LatentMaskConstraint"), 0]
     graph["constrain"] = node("NewtonConstrainSampler", sampler=["select", 0], constraint=constraint)
@@ -97,23 +97,23 @@ def super_resolution(host: Host) -> Panels:
 
 
 def operators(host: Host) -> Panels:
-    colours = measured("colorize_demo", grey, host, heldout(28)[27], lambda graph: None).pictures
+    colours = measured("colorize_demo", grey, host, heldout(9)[8], lambda graph: None).pictures
     sharp = measured("deblur_demo", blurred, host, heldout(6)[5], lambda graph: None).pictures
     return {"grey": colours["given"], "result": colours["ours"], "blurred": sharp["given"], "result ": sharp["ours"]}
 
 
 def pixel_art(host: Host) -> Panels:
-    found = measured("pixelart_demo", Image.fromarray, host, heldout(19)[18], lambda graph: None).pictures
+    found = measured("pixelart_demo", Image.fromarray, host, heldout(9)[8], lambda graph: None).pictures
     return {"picture": found["given"], "pixel art": found["ours"]}
 
 
 def back_project(host: Host) -> Panels:
     """A part of it, enlarged."""
-    graph = example(host, "pixelart_demo", 18, "")
+    graph = example(host, "pixelart_demo", 8, "")
     made = node_of(graph, "NewtonBackProjectPixels")
     places = {"VAE Decode": graph[made]["inputs"]["image"], "back-projected": [made, 0]}
     found = run(host, graph, places)
-    return {name: picture.crop((32, 32, 80, 80)) for name, picture in found.items()}
+    return {name: picture.crop((32, 24, 96, 88)) for name, picture in found.items()}
 
 
 def combined(host: Host) -> Panels:
