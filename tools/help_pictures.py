@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
 FOLDER = ROOT / "web" / "docs" / "pictures"
-SIDE, GAP, LABEL, DRAWN = 192, 6, 28, 640  # pixels
+SIDE, GAP, LABEL, DRAWN = 160, 6, 24, 500  # pixels
+LARGEST = 25_000  # bytes of a file
 
 
 def table(panels: Panels) -> Image.Image:
@@ -26,15 +27,18 @@ def table(panels: Panels) -> Image.Image:
         picture = shown if isinstance(shown, Image.Image) else Image.fromarray(shown)
         filter = Image.Resampling.NEAREST if picture.height < 128 else Image.Resampling.LANCZOS  # few pixels stay seen
         left, top = i % columns * width, i // columns * height
-        pen.text((left + SIDE // 2, top + LABEL // 2), name, "#1b1f24", ImageFont.load_default(19), "mm")
+        pen.text((left + SIDE // 2, top + LABEL // 2), name, "#1b1f24", ImageFont.load_default(16), "mm")
         sheet.paste(picture.convert("RGB").resize((SIDE, SIDE), filter), (left, top + LABEL))
     return sheet
 
 
 def save(panels: Panels, file: Path) -> None:
-    """A node's own drawing is saved as it is, only smaller."""
+    """A node's own drawing is saved as it is, only smaller; as well as the file's size allows."""
     sheet = ImageOps.contain(panels[""], (DRAWN, DRAWN)) if "" in panels else table(panels)
-    sheet.save(file, quality=78, optimize=True)
+    for quality in range(80, 30, -10):
+        sheet.save(file, quality=quality, optimize=True)
+        if file.stat().st_size <= LARGEST:
+            break
 
 
 def main() -> None:

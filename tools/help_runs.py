@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 import numpy as np
-from demo_pictures import blurred, grey, heldout, shrunk
+from demo_pictures import bands, blurred, grey, heldout, shrunk
 from demo_tasks import GRAPHS, calls_of, completion, free_graph, measured, node, shipped, style, superres
 from headless import Graph, Host
 from masks import ALL_MASKS
@@ -74,7 +74,7 @@ def with_sampler(host: Host, graph: Graph, sampler: Place, name: str) -> Panels:
 
 
 def constrain_sampler(host: Host) -> Panels:
-    graph = example(host, "inpaint_custom_sampler_demo", 27, "half")
+    graph = example(host, "inpaint_custom_sampler_demo", 25, "half")
     graph["select"] = node("KSamplerSelect", sampler_name="dpmpp_2m_sde")
     constraint = [node_of(graph, "LatentMaskConstraint"), 0]
     graph["constrain"] = node("NewtonConstrainSampler", sampler=["select", 0], constraint=constraint)
@@ -97,28 +97,28 @@ def super_resolution(host: Host) -> Panels:
 
 
 def operators(host: Host) -> Panels:
-    colours = measured("colorize_demo", grey, host, heldout(28)[27], lambda graph: None).pictures
+    colours = measured("colorize_demo", grey, host, heldout(9)[8], lambda graph: None).pictures
     sharp = measured("deblur_demo", blurred, host, heldout(6)[5], lambda graph: None).pictures
     return {"grey": colours["given"], "result": colours["ours"], "blurred": sharp["given"], "result ": sharp["ours"]}
 
 
 def pixel_art(host: Host) -> Panels:
-    found = measured("pixelart_demo", Image.fromarray, host, heldout(19)[18], lambda graph: None).pictures
+    found = measured("pixelart_demo", Image.fromarray, host, heldout(9)[8], lambda graph: None).pictures
     return {"picture": found["given"], "pixel art": found["ours"]}
 
 
 def back_project(host: Host) -> Panels:
     """A part of it, enlarged."""
-    graph = example(host, "pixelart_demo", 18, "")
+    graph = example(host, "pixelart_demo", 8, "")
     made = node_of(graph, "NewtonBackProjectPixels")
     places = {"VAE Decode": graph[made]["inputs"]["image"], "back-projected": [made, 0]}
     found = run(host, graph, places)
-    return {name: picture.crop((32, 32, 80, 80)) for name, picture in found.items()}
+    return {name: picture.crop((32, 24, 96, 88)) for name, picture in found.items()}
 
 
 def combined(host: Host) -> Panels:
     """All details without colour, and a tiny picture with colour."""
-    avatar = heldout(28)[27]
+    avatar = heldout(26)[25]
     graph = shipped("colorize_demo", avatar, grey(avatar.truth), host)
     graph[node_of(graph, "WordConditioning")]["inputs"]["text"] = ""
     (small := shrunk(avatar.truth, 8)).save(host.base / "input" / "combined_small.png")
@@ -150,13 +150,17 @@ def composite(host: Host) -> Panels:
 
 
 def by_reference(host: Host) -> Panels:
-    found = style(host, heldout(3)[2], lambda graph: None).pictures
+    found = style(host, heldout(6)[5], lambda graph: None).pictures
     return {"reference": found["reference"], "without": found["without"], "with": found["ours"]}
 
 
 def two_layers(host: Host) -> Panels:
-    graph = template("layers_demo")
+    """Each half from another picture, and the words of both."""
+    left, right = heldout(5)[3:]
+    graph = shipped("layers_demo", left, bands([left.truth, right.truth]), host)
     made = node_of(graph, "LayerDecompose")
+    for name, avatar in (("layer_1", left), ("layer_2", right)):
+        graph[graph[made]["inputs"][name][0]]["inputs"]["text"] = avatar.prompt
     places = {"mask": as_image(graph, [made, 2]), "layer_1": [made, 0], "layer_2": [made, 1]}
     return {"picture": given(host, graph)} | run(host, graph, places)
 
@@ -190,15 +194,15 @@ def example_picture(host: Host) -> Panels:
 
 
 def windows(host: Host) -> Panels:
-    avatar = heldout(28)[27]
-    graph = shipped("superres_demo", avatar, shrunk(avatar.truth, 4), host)
+    """The demo model refuses latents of more than 16 cells, so there is no picture without windows."""
+    avatar = heldout(10)[9]
+    graph = shipped("superres_demo", avatar, shrunk(avatar.truth, 2), host)
     made, sampler = node_of(graph, "PixelSRConstraint"), graph[node_of(graph, "NewtonConstrainedSampler")]["inputs"]
-    graph[made]["inputs"]["factor"] = 8
-    alone = run(host, graph, {"without windows": result(graph)})
     prompts = {k: sampler[k] for k in ("positive", "negative")}
     graph["windows"] = node("WindowConditioning", **prompts, latent_image=[made, 1], window=16, overlap=8)
     sampler |= {"positive": ["windows", 0], "negative": ["windows", 1]}
-    return {"32 x 32 pixels": given(host, graph)} | alone | run(host, graph, {"with windows": result(graph)})
+    found = run(host, graph, {"upscaled": [made, 2], "256 x 256": result(graph)})
+    return {"64 x 64 pixels": given(host, graph)} | found
 
 
 def words(host: Host) -> Panels:
