@@ -29,7 +29,9 @@ def known_rows_at_once(view: View, x: Tensor, sigma: float, known: Tensor) -> Te
 
 
 def step_rows(view: View, i: int, ratio: float) -> tuple[list[dict], list[Tensor]]:
-    """The directions on one picture: residual and feature distance by step; x0 before them and after each."""
+    """The directions on one picture: rows with residual (rms) and feature distance by step; x0 (1, C, h, w) before the
+    first step, and after the last one of each direction.
+    """
     sigma, y = view.sigma_at(ratio), view.z[i : i + 1]
     nu, x = view.scales(sigma).nu, view.noisy(view.other[i : i + 1], sigma, seed=i)
     known = torch.zeros_like(y)

@@ -15,6 +15,7 @@ from distilled import FAST, drawn
 from inpaint import BATCH, Cases, measure
 from jacobian import write
 from metrics import paired_interval
+from report import by_picture
 from targets import AVATARS, CheckpointTarget
 from tqdm import tqdm
 
@@ -22,8 +23,8 @@ MEASURES = {"energy_score": "energy score", "hidden_feature_distance": "features
 METHODS = {"ours": FAST, "stock": None}
 
 
-def driven(target: CheckpointTarget) -> list[str]:
-    """The names of the samplers that take the steps themselves on this kind of model."""
+def driven() -> list[str]:
+    """The names of the samplers that take the steps themselves on flow models."""
     from newton_pack.nodes.comfy_adapter.base_sampler import NOT_FLOW, SINGLE_STEP, WHOLE_RUN
 
     return [n for n in (*SINGLE_STEP, *WHOLE_RUN) if n not in NOT_FLOW and not n.endswith("_gpu")]
@@ -40,20 +41,11 @@ def table(rows: list[dict]) -> str:
         ours, stock = ([r for r in rows if (r["preset"], r["method"]) == (name, m)] for m in METHODS)
         cells = [name, f"{ours[0]['calls']}, {stock[0]['calls']}"]
         for key in MEASURES:
-            values = [[r[key] for r in some] for some in (ours, stock)]
-            mean, half = paired_interval(*(by_image(some, v) for some, v in zip((ours, stock), values, strict=True)))
+            mean, half = paired_interval(by_picture(ours, key), by_picture(stock, key))
             star = " *" if abs(mean) > half else ""
-            cells += [f"{np.mean(values[0]):.3g}", f"{mean:+.3f} ± {half:.3f}{star}"]
+            cells += [f"{np.mean([r[key] for r in ours]):.3g}", f"{mean:+.3f} ± {half:.3f}{star}"]
         lines.append("| " + " | ".join([*cells, f"{np.mean([r['seam_truth'] for r in ours]):.3f}"]) + " |")
     return "\n".join(lines)
-
-
-def by_image(rows: list[dict], values: list[float]) -> list[float]:
-    """Means over the seeds of each picture, which are not independent."""
-    found: dict[str, list[float]] = {}
-    for row, value in zip(rows, values, strict=True):
-        found.setdefault(row["image"], []).append(value)
-    return [float(np.mean(v)) for v in found.values()]
 
 
 def main() -> None:
@@ -65,7 +57,7 @@ def main() -> None:
     opts = parser.parse_args()
     target = CheckpointTarget(AVATARS)
     cases, rows = Cases(target, "heldout", opts.images, opts.seeds, ["half"]), []
-    for name in tqdm(driven(target), unit="sampler"):
+    for name in tqdm(driven(), unit="sampler"):
         for method, settings in METHODS.items():
             parts = [slice(i, i + BATCH) for i in range(0, len(cases.index), BATCH)]
             made = [drawn(target, (False, name, settings), opts.steps, cases, part, "simple") for part in parts]

@@ -108,9 +108,8 @@ def train(
             z, s = latents[pick].float(), draw_levels(BATCH)
             keep = (torch.rand(BATCH, TOKENS) > DROP_WORD) & (torch.rand(BATCH, 1) > DROP_ALL)
             loss = velocity_error(run.fast, z, s, prompts.embed(pick, keep), torch.randn_like(z))
-            run.update(
-                loss.mean(), RATE * min(1, (run.step - first + 1) / WARM_UP) * (1 - passed / seconds if decay else 1)
-            )
+            warmth, left = min(1, (run.step - first + 1) / WARM_UP), 1 - passed / seconds if decay else 1
+            run.update(loss.mean(), RATE * warmth * left)
             band = (BANDS * s.flatten()).long()
             for b in band.unique():
                 run.bands[b].lerp_(loss.detach()[band == b].mean(), 0.02)

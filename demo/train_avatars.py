@@ -2,8 +2,8 @@
 
 The pictures come from `avatars.py` and `avatars.mjs`, in --data. Everything made here lives in --work, is saved every
 few minutes, and the same command goes on from there; the first begins with the shipped checkpoint. `--hours` is the
-wall time of this run, `--decay` lets the
-learning rate fall to zero over it (for the last run), `--export FILE` writes the half-precision checkpoint at its end.
+wall time of this run, `--decay` lets the learning rate fall to zero over it (for the last run), `--export FILE` writes
+the half-precision checkpoint at its end.
 """
 
 import argparse
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=8.0)
     parser.add_argument("--vae-hours", type=float, default=0.3, help="of this, for the autoencoder, once")
     parser.add_argument("--depth", type=int, default=6)
-    parser.add_argument("--anew", action="store_true", help="begin with random weights instead of the shipped ones")
+    parser.add_argument("--anew", action="store_true", help="begin with random weights, as another depth needs")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero over this run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -118,8 +118,9 @@ class CompositeInsideMask(io.ComfyNode):
         count = max(len(image), len(original), len(mask))
         if count % len(image) or count % len(original):
             raise ValueError(
-                f"image: {len(image)} pictures for {len(original)} originals and {len(mask)} masks. Cut the clip to a "
-                "length that the video VAE packs whole: for Wan one and a multiple of four."
+                f"image: {len(image)} pictures for {len(original)} originals and {len(mask)} masks. Give as many of "
+                "each, or one for all. Cut a clip to a length that its video VAE packs whole: for Wan one and a "
+                "multiple of four."
             )
         image, original, mask = (repeated(t, count) for t in (image[..., :3].to(original), original[..., :3], mask))
         return io.NodeOutput(composite(image, original, mask, feather, match_colour))

@@ -226,6 +226,14 @@ def tiny_vae(**parts):
     return comfy.sd.VAE(sd={k: v for k, v in weights.items() if not any(p in k for p in parts.get("without", ()))})
 
 
+def test_a_graph_with_the_retired_widget_runs(host, vae):
+    constraint = node("PixelSRConstraint", image=["image", 0], vae=["vae", 0], factor=4, filter="area", noise=0.0,
+                      perturbation=0.1)  # fmt: skip
+    graph = {"image": give(host, "IMAGE", shrunk(picture()[0])), "vae": give(host, "VAE", vae), "sr": constraint}
+    (spec,) = host.run(graph | {"out": node("TestCapture", value=["sr", 0])})
+    assert spec.measurement.operator.A(picture()[0].movedim(-1, 1)).shape[-1] == SIZE // 4
+
+
 def test_a_vae_without_encoder_serves_the_gradient_only(host):
     vae = tiny_vae(without=("taesd_encoder",))
     sockets = {"vae": ("VAE", vae), "image": ("IMAGE", torch.rand(1, 16, 16, 3))}
