@@ -53,15 +53,18 @@ def test_template_browser_and_help_pages_are_served(server, page):
 
 
 def press_node_info(page, kind):
-    """As a user does with a new node; a busy editor loses clicks, so it is clicked again."""
+    """As a user does with a new node, clear of the side panel; a busy editor loses clicks, so it is clicked again."""
     page.evaluate(
-        "(kind) => { app.graph.clear(); const n = LiteGraph.createNode(kind); n.pos = [300, 300]; app.graph.add(n) }",
+        """(kind) => {
+            app.graph.clear(); app.canvas.ds.reset()
+            const n = LiteGraph.createNode(kind); n.pos = [800, 300]; app.graph.add(n)
+        }""",
         kind,
     )
     button = page.get_by_test_id("info-button")
     for _ in range(10):
         page.wait_for_timeout(2000)
-        page.mouse.click(*page.evaluate("app.canvasPosToClientPos([360, 285])"))
+        page.mouse.click(*page.evaluate("app.canvasPosToClientPos([860, 285])"))
         try:
             return button.click(timeout=15_000)
         except Exception as e:  # Playwright's own, which a run without browsers does not import
