@@ -11,6 +11,7 @@ from pathlib import Path
 
 import report
 import torch
+import vgg
 from entry import Entry
 from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
 from methods import entries
@@ -64,7 +65,7 @@ def main() -> None:
         sheets.mkdir(exist_ok=True)
         write_sheets(sheets, cases, made)
     layout = replace(LAYOUT, name="cfg", sections=("levels", "cfg"), baselines=("replacement",), plotted=())
-    report.write(opts.out, layout, report.heading("cfg", opts, target.notes), rows)
+    report.write(opts.out, layout, report.heading("cfg", opts, target.notes | vgg.notes()), rows)
 
 
 if __name__ == "__main__":

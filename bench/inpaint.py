@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import report
+import vgg
 from entry import Entry
 from judge import agreement, shared_judge
 from masks import ALL_MASKS, bench_mask
@@ -36,6 +37,8 @@ LAYOUT = report.Layout(
         ("hidden_pixel_mse", 4, "hidden MSE"),
         ("hidden_feature_distance", 2, "hidden feature distance"),
         ("energy_score", 2, "energy score"),
+        ("vgg_distance", 3, "VGG distance"),
+        ("vgg_energy", 3, "VGG energy score"),
         ("distribution_distance", 2, "distribution distance"),
         ("sharpness", 2, "sharpness"),
         ("diversity", 2, "diversity"),
@@ -57,7 +60,7 @@ LAYOUT = report.Layout(
         ("diversity", "diversity over seeds"),
     ),
     baselines=("replacement_equal_calls", "published_eta1"),
-    compared=("hidden_feature_distance", "energy_score", "seam_error", "hidden_pixel_mse", "diversity"),
+    compared=("hidden_feature_distance", "vgg_distance", "energy_score", "seam_error", "hidden_pixel_mse", "diversity"),
 )
 
 
@@ -103,6 +106,7 @@ def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
     truth, hidden = cases.truth, cases.hidden
     pasted = np.stack([composite(t, p, h) for t, p, h in zip(truth, pictures, hidden, strict=True)])
     features = feature_measures(target.features(pasted), cases.truth_features, cases.index, cases.seeds)
+    second = vgg.measures(pasted, cases.pictures, cases.index, cases.seeds)
     agreed = attribute_agreement(target, cases, pasted) if target.rows else [{}] * len(pasted)
     return [
         {
@@ -111,7 +115,7 @@ def measure(target: Target, cases: Cases, pictures: np.ndarray) -> list[dict]:
             "hidden_pixel_mse": mse(pasted[k], truth[k], hidden[k]),
             "seam": seam(pasted[k], hidden[k]), "seam_truth": seam(truth[k], hidden[k]),
             "sharpness": sharpness(pasted[k], truth[k], hidden[k]),
-            **features[k], **agreed[k],
+            **features[k], **second[k], **agreed[k],
         }
         for k, (mask, image, seed) in enumerate(cases.index)
     ]  # fmt: skip
@@ -184,7 +188,7 @@ def main() -> None:
     fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)
     pairs = [(e, fewer if e.method.startswith("published") else cases) for e in chosen]
     rows, made = run_all(target, pairs, opts.levels, opts.out / "made")
-    report.write(opts.out, LAYOUT, report.heading("inpaint", opts, target.notes), rows)
+    report.write(opts.out, LAYOUT, report.heading("inpaint", opts, target.notes | vgg.notes()), rows)
     write_sheets(opts.out, cases, made)
 
 

@@ -95,14 +95,15 @@ def table(layout: Layout, rows: list[dict]) -> str:
 def comparison(layout: Layout, rows: list[dict], base: str) -> str:
     """Paired differences to a baseline; negative is better, diversity aside."""
     groups = by_method(rows)
-    if base not in groups or layout.compared[0] not in rows[0]:
+    keys = [k for k in layout.compared if k == "seam_error" or k in rows[0]]
+    if base not in groups or not keys:
         return ""
-    lines = ["| method | " + " | ".join(layout.compared) + " |", "|---|" + "---|" * len(layout.compared)]
+    lines = ["| method | " + " | ".join(keys) + " |", "|---|" + "---|" * len(keys)]
     for name, group in groups.items():
         if name == base:
             continue
         cells = []
-        for key in layout.compared:
+        for key in keys:
             mean, half = paired_interval(by_picture(group, key), by_picture(groups[base], key))
             cells.append(f"{mean:+.4g} ± {half:.2g}" + (" *" if abs(mean) > half else ""))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -18,6 +18,7 @@ import numpy as np
 import report
 import torch
 import torch.nn.functional as F
+import vgg
 from entry import Entry
 from metrics import feature_measures, mse, psnr, sharpness
 from pack import ROOT, sampler
@@ -41,6 +42,8 @@ LAYOUT = report.Layout(
         ("hidden_pixel_mse", 4, "MSE"),
         ("hidden_feature_distance", 2, "feature distance"),
         ("energy_score", 2, "energy score"),
+        ("vgg_distance", 3, "VGG distance"),
+        ("vgg_energy", 3, "VGG energy score"),
         ("distribution_distance", 2, "distribution distance"),
         ("sharpness", 2, "sharpness"),
         ("diversity", 2, "diversity"),
@@ -56,7 +59,7 @@ LAYOUT = report.Layout(
         ("diversity", "diversity over seeds"),
     ),
     baselines=("published/gradient",),
-    compared=("hidden_feature_distance", "energy_score", "hidden_pixel_mse", "diversity"),
+    compared=("hidden_feature_distance", "vgg_distance", "energy_score", "hidden_pixel_mse", "diversity"),
     sections=("split", "factor"),
 )
 
@@ -123,10 +126,11 @@ def measure(target: CheckpointTarget, cases: Cases, pictures: np.ndarray, residu
     if cases.truth_features is None:
         return rows
     features = feature_measures(target.features(pictures), cases.truth_features, cases.index, cases.seeds)
+    second = vgg.measures(pictures, cases.pictures, cases.index, cases.seeds)
     everywhere = np.ones(pictures.shape[1:3], bool)
-    for row, picture, truth, more in zip(rows, pictures, cases.truth, features, strict=True):
+    for row, picture, truth, more, vggs in zip(rows, pictures, cases.truth, features, second, strict=True):
         row |= {"psnr": psnr(picture, truth, everywhere), "hidden_pixel_mse": mse(picture, truth, everywhere)}
-        row |= {"sharpness": sharpness(picture, truth, everywhere), **more}
+        row |= {"sharpness": sharpness(picture, truth, everywhere), **more, **vggs}
     return rows
 
 
@@ -223,7 +227,7 @@ def main() -> None:
         more, made = run_all(target, pairs)
         rows += more
         write_sheets(opts.out, pairs[0][1], made)
-    report.write(opts.out, LAYOUT, report.heading("superres", opts, target.notes), rows)
+    report.write(opts.out, LAYOUT, report.heading("superres", opts, target.notes | vgg.notes()), rows)
 
 
 if __name__ == "__main__":
