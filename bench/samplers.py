@@ -24,10 +24,12 @@ METHODS = {"ours": FAST, "stock": None}
 
 
 def driven() -> list[str]:
-    """The names of the samplers that take the steps themselves on flow models."""
+    """The names of this host's samplers that take the steps themselves on flow models."""
+    from comfy.samplers import SAMPLER_NAMES
     from newton_pack.nodes.comfy_adapter.base_sampler import NOT_FLOW, SINGLE_STEP, WHOLE_RUN
 
-    return [n for n in (*SINGLE_STEP, *WHOLE_RUN) if n not in NOT_FLOW and not n.endswith("_gpu")]
+    names = [n for n in (*SINGLE_STEP, *WHOLE_RUN) if n in SAMPLER_NAMES]
+    return [n for n in names if n not in NOT_FLOW and not n.endswith("_gpu")]
 
 
 def table(rows: list[dict]) -> str:
