@@ -4,6 +4,7 @@ import functools
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .constraint import WeightedSum, by_term
@@ -16,6 +17,8 @@ from .step import ddim_step
 
 # Largest factor of nu e / sigma_data in an update of x: near s = 0, where x0(x) has slope 1, more would diverge.
 GAIN = 2.0
+# Cells from the nearest known one over which guidance comes in.
+FADE = 3
 
 
 class Known(NamedTuple):
@@ -41,7 +44,8 @@ class Replacement:
     that explains y. The step itself is the perturbation: the next level's only call applies J to it in passing.
 
     Under guidance e is the error of the conditional estimate: guidance overshoots, and noise that made up for that
-    would spoil the rest of x0. What is unknown stays guided.
+    would spoil the rest of x0. What is unknown stays guided, the less the nearer it is to known values, which are not:
+    else the overshoot ends in a seam.
 
     Noisy values are followed as far as their noise fits into the next level's: DDNM+, arXiv 2212.00490, section 3.3.
 
@@ -76,7 +80,9 @@ class Replacement:
             residual = torch.cat([info.residual, self.masks.no_residual(x0)])
             return x, x0, info._replace(residual=residual)
         x, x0 = self.correct(x, x0, known, denoise.guidance, cur)
-        self.guidance = (1 - known.weights.to(x0)) * denoise.guidance
+        weights = known.weights.to(x0)
+        self.guidance = fade(weights) * denoise.guidance
+        x0 = x0 - ((1 - weights) * denoise.guidance - self.guidance)
         stop = info.stop
         if stop == "silent":
             targets = any(t.target for t in self.masks.terms)  # else the host does not wait for the device
@@ -176,6 +182,16 @@ def follow(noise: float | Tensor, nxt: Scales, like: Tensor) -> tuple[Tensor, Te
     sigma_y = torch.as_tensor(noise, dtype=like.dtype, device=like.device).reshape(-1)
     ratio = sigma_y * nxt.alpha / max(nxt.s, 1e-30)
     return 1 / ratio.clamp(min=1), ratio.clamp(max=1)
+
+
+def fade(weights: Tensor) -> Tensor:
+    """Share of guidance by the weights W of what is known, of their shape: 0 where W = 1, 1 from FADE cells away.
+
+    For W of 0 and 1 it is min(1, d / FADE), d cells (Chebyshev) to the nearest known one; never more than 1 - W.
+    """
+    planes = weights.reshape(-1, 1, *weights.shape[-2:])
+    near = [F.max_pool2d(planes, 2 * k + 1, stride=1, padding=k) for k in range(FADE)]
+    return 1 - (functools.reduce(torch.add, near) / FADE).reshape(weights.shape)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

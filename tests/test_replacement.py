@@ -6,6 +6,8 @@ import analytic
 import pytest
 import torch
 from constraints import ByError
+from hypothesis import given
+from hypothesis import strategies as st
 from newton_pack.sampler import (
     PRESETS,
     Denoiser,
@@ -22,8 +24,9 @@ from newton_pack.sampler import (
     sample_constrained,
 )
 from newton_pack.sampler.newton import LevelInfo
-from newton_pack.sampler.replacement import Replacement
+from newton_pack.sampler.replacement import FADE, Replacement, fade
 from newton_pack.sampler.step import sigma_up
+from scipy.ndimage import distance_transform_cdt
 from test_laws import KNOWN, LEVELS, PRIOR, TRUTH, WEIGHTS, distance_to_posterior_mean, replacement
 
 HELD, NEWTON = PRESETS["fast"], NewtonSettings()
@@ -103,6 +106,29 @@ def test_guidance_of_what_is_open_stays():
     assert moved > 0.5
 
 
+def chessboard(mask):
+    """Cells to the nearest known one, by SciPy."""
+    return torch.from_numpy(distance_transform_cdt(mask.numpy() < 0.5, "chessboard")).float()
+
+
+def test_guidance_comes_in_over_cells_from_what_is_known():
+    masks = torch.rand(20, 1, 12, 9, generator=torch.Generator().manual_seed(1)).gt(0.97).float()
+    expected = torch.stack([(chessboard(m[0]) / FADE).clamp(max=1) for m in masks]).unsqueeze(1)
+    torch.testing.assert_close(fade(masks), expected)
+    video = masks.reshape(4, 1, 5, 12, 9)
+    assert torch.equal(fade(video), fade(masks).reshape(video.shape))
+    assert torch.equal(fade(torch.zeros(2, 1, 4, 4)), torch.ones(2, 1, 4, 4))  # nothing known: all of it
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 10))
+def test_guidance_falls_with_what_is_known_nearby(low, high, seed):
+    low, high = sorted((low, high))
+    weights = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+    less, more = fade(low * weights), fade(high * weights)
+    assert (more <= less + 1e-6).all() and (more <= 1 - high * weights + 1e-6).all() and (more >= -1e-6).all()
+    assert (less - more).abs().max() <= high - low + 1e-6  # continuous
+
+
 def test_guidance_is_not_extrapolated():
     """An estimate that stays, under guidance that does not: second order has nothing to add."""
     fixed, x = PRIOR.draw(4, seed=1), analytic.start_noise(4, 1000, LEVELS[0])
@@ -123,7 +149,7 @@ def resampled(mask, denoise, x, noise):
 
 
 def test_the_conditional_part_of_x0_has_the_known_values_by_their_weights():
-    """Soft weights, guidance of 3: x0 less what guidance put into it is the mixture of y and the conditional."""
+    """Soft weights, guidance of 3, which fades: x0 without it is the mixture of y and the conditional estimate."""
     cond, mask = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1)), LatentMask(TRUTH, 0.3 * WEIGHTS)
     denoise = Denoiser(lambda x, sigma: cond + 3, PRIOR.scales, conditional=lambda: cond)
     level, x = Level(0, 2.0, PRIOR.scales(2.0)), torch.zeros(2, 1, 8, 8)
@@ -131,7 +157,9 @@ def test_the_conditional_part_of_x0_has_the_known_values_by_their_weights():
     replacement.begin(denoise, x, level)
     info = LevelInfo(torch.zeros(0, 2), torch.zeros(2), 0, "silent")
     x0 = replacement(denoise, x, denoise(x, 2.0), level, info)[1]
-    torch.testing.assert_close(replacement.x0_cond(x0), torch.lerp(cond, TRUTH, 0.3 * WEIGHTS))
+    mixture = torch.lerp(cond, TRUTH, 0.3 * WEIGHTS)
+    torch.testing.assert_close(replacement.x0_cond(x0), mixture)
+    torch.testing.assert_close(x0, mixture + 3 * fade(0.3 * WEIGHTS))
 
 
 def test_what_is_drawn_anew_is_drawn_around_the_estimate_before_guidance():
