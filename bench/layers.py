@@ -18,7 +18,7 @@ import report
 import small_ddpm
 import torch
 import torch.nn.functional as F
-from layer_cases import Composite, avatar_composites, baselines, small_composites
+from layer_cases import Composite, avatar_composites, baselines, box_of, small_composites
 from pack import sampler
 from targets import AVATARS, CheckpointTarget, add_dtype, conditioning, latents_of, pictures_of
 from torch import Tensor
@@ -26,8 +26,10 @@ from tqdm import tqdm
 
 LEVELS = [4.0, 2.8, 2.0, 1.45, 1.0, 0.74]  # of the small models: those at .3 ... .75 of an SD schedule
 DEFAULT = sampler.LayerSettings()
+BOXED = "ours_box"  # told the true mask's box, as GrabCut is
 VARIANTS = {
     "ours": DEFAULT,
+    BOXED: DEFAULT,
     "ours_given_counted": replace(DEFAULT, exclude_given=False),
     "ours_no_newton": replace(DEFAULT, newton=sampler.NewtonSettings(iterations=0)),
 }
@@ -47,7 +49,8 @@ LAYOUT = report.Layout(
     "1/2. Layer errors: rms in [0, 1] against the true layer where the mask shows it and where it does not (only one "
     "of many plausible fillings). Recomposition: largest deviation of 8-bit layers from the image. swapped: the two "
     "prompts exchanged, scored with the layers exchanged back: equal to ours if the prompts decide. kmeans: "
-    "two clusters of colours, of which the truth says which is layer 1. grabcut is given the true mask's box.",
+    "two clusters of colours, of which the truth says which is layer 1. ours_box and grabcut are given the true "
+    "mask's box.",
     plotted=(("mask_iou_telling", "IoU where the layers differ"), ("right", "pixels right where the layers differ")),
     baselines=("kmeans",),
     compared=("mask_mae", "mask_iou_telling", "right"),
@@ -57,12 +60,24 @@ LAYOUT = report.Layout(
 Layers = tuple[np.ndarray, np.ndarray, np.ndarray, int]
 
 
-def run_small(cases: list[Composite], seed: int, settings: sampler.LayerSettings, swap: bool, steps: int) -> Layers:
+def box_prior(cases: list[Composite], cells: torch.Size) -> Tensor:
+    """Probability of layer 1, (N, 1, h, w): .9 inside the true mask's box, 0 in cells outside it."""
+    boxes = torch.zeros(len(cases), 1, *cases[0].mask.shape)
+    for box, case in zip(boxes, cases, strict=True):
+        left, top, width, height = box_of(case.mask)
+        box[0, top : top + height, left : left + width] = 1
+    return 0.9 * F.adaptive_avg_pool2d(boxes, cells)
+
+
+def run_small(
+    cases: list[Composite], seed: int, settings: sampler.LayerSettings, swap: bool, steps: int, boxed: bool
+) -> Layers:
     """Masks (N, H, W), both layers (N, H, W, C) and calls at batch 1."""
     models = [small_ddpm.SmallDenoiser(n) for n in (("fashion", "mnist") if swap else ("mnist", "fashion"))]
     denoisers = [sampler.Denoiser(m, lambda sigma: sampler.Scales(1.0, sigma)) for m in models]
     image = latents_of(np.stack([c.image for c in cases]))
-    m = sampler.infer_mask(denoisers, image, LEVELS, settings, 0.005, seed)
+    prior = box_prior(cases, image.shape[2:]) if boxed else None
+    m = sampler.infer_mask(denoisers, image, LEVELS, settings, 0.005, seed, prior)
     layers = sampler.sample_layers(denoisers, image, m, small_ddpm.levels(steps), seed)
     calls = settings.calls(len(LEVELS)) + 2 * steps
     return m[:, 0].numpy(), *map(pictures_of, layers), calls
@@ -78,11 +93,14 @@ class Checkpoint:
         self.node = layers
 
     @torch.no_grad()
-    def __call__(self, cases: list[Composite], seed: int, settings: sampler.LayerSettings, swap: bool, steps: int):
+    def __call__(
+        self, cases: list[Composite], seed: int, settings: sampler.LayerSettings, swap: bool, steps: int, boxed: bool
+    ) -> Layers:
         texts = [[c.words[i] for c in cases] for i in ((1, 0) if swap else (0, 1))]
         image = torch.from_numpy(np.stack([c.image for c in cases])).float()
         latent = self.target.vae.encode(image)
-        prior = torch.full((len(cases), 1, *latent.shape[2:]), 0.5)
+        cells = latent.shape[2:]
+        prior = box_prior(cases, cells) if boxed else torch.full((len(cases), 1, *cells), 0.5)
         masks, layers = self.node.split(
             self.target.model, latent, [conditioning(t) for t in texts], conditioning([""]), self.cfg, seed, 6, steps,
             settings, prior,
@@ -90,26 +108,6 @@ class Checkpoint:
         m = torch.nn.functional.interpolate(masks[-1], size=image.shape[1:3], mode="bilinear")[:, 0]
         calls = settings.calls(6) + 2 * steps
         return m.numpy(), *(self.target.vae.decode(layer).numpy() for layer in layers), calls
-
-
-def guided_filter(m: Tensor, image: Tensor, radius: int, eps: float = 1e-3) -> Tensor:
-    """Mask (B, 1, H, W) as a locally linear function of the image's grey values (He, Sun, Tang, TPAMI 2013).
-
-    Args:
-        image: (B, C, H, W) in [0, 1].
-        radius: of the square windows, in pixels.
-        eps: smallest variance of the grey values that counts as an edge.
-    """
-    grey = image.mean(1, keepdim=True)
-    size = 2 * radius + 1
-
-    def box(t: Tensor) -> Tensor:
-        return F.avg_pool2d(t, size, stride=1, padding=radius, count_include_pad=False)
-
-    mean, mean_m = box(grey), box(m)
-    a = (box(grey * m) - mean * mean_m) / (box(grey * grey) - mean * mean + eps)
-    b = mean_m - a * mean
-    return (box(a) * grey + box(b)).clamp(0, 1)
 
 
 def rms(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> float:
@@ -147,13 +145,6 @@ def layer_scores(case: Composite, m: np.ndarray, first: np.ndarray, second: np.n
     }
 
 
-def refined(case: Composite, m: np.ndarray) -> np.ndarray:
-    """The mask drawn to the image's edges, over windows of about three cells."""
-    image = torch.from_numpy(case.image.transpose(2, 0, 1)).double()[None]
-    weight: Tensor = torch.from_numpy(m).double()[None, None]
-    return guided_filter(weight, image, radius=case.image.shape[0] // 12)[0, 0].numpy()
-
-
 def run_all(run: Callable[..., Layers], groups: dict[str, list[Composite]], opts: argparse.Namespace, head: dict):
     """Rows of all methods, and the pictures of the first seed for the contact sheets."""
     rows, shown = [], {}
@@ -163,17 +154,13 @@ def run_all(run: Callable[..., Layers], groups: dict[str, list[Composite]], opts
         for kind, cases in groups.items():
             for name, (settings, swap) in chosen.items():
                 for seed in range(opts.seeds):
-                    masks, first, second, calls = run(cases, seed, settings, swap, opts.steps)
+                    masks, first, second, calls = run(cases, seed, settings, swap, opts.steps, name == BOXED)
                     if swap:
                         masks, first, second = 1 - masks, second, first
                     for case, m, a, b in zip(cases, masks, first, second, strict=True):
                         line = head | {"mask": kind, "image": case.name, "seed": seed, "calls": calls}
                         scores = mask_scores(case, m) | layer_scores(case, m, a, b)
                         rows.append(line | {"method": name} | scores)
-                        if name == "ours":
-                            better = refined(case, m)
-                            scores = mask_scores(case, better) | layer_scores(case, better, a, b)
-                            rows.append(line | {"method": "ours_guided_filter"} | scores)
                         if seed == 0:
                             shown.setdefault((kind, case.name), {})[name] = (m, a, b)
                     bar.update()
