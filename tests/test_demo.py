@@ -1,5 +1,6 @@
-"""The demo's pictures, sheets and page, without a ComfyUI."""
+"""The demo's pictures, sheets and page, without a ComfyUI, and its figures with one."""
 
+import os
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-sys.path += [str(ROOT / "tools"), str(ROOT / "demo")]
+sys.path += [str(ROOT / folder) for folder in ("tools", "demo", "bench")]
 
 import avatars
 import demo_pictures
-from demo_tasks import TASKS, Case
+from demo_tasks import TASKS, Case, completion
+from masks import MASKS
+from metrics import seam
 from page import write_page
 from sheet import draw_sheets
 
@@ -63,3 +66,20 @@ def test_the_page_needs_nothing_but_the_pictures_beside_it(tmp_path):
     assert page.sources and all((tmp_path / source).is_file() for source in page.sources)
     assert "url(" not in text and "&lt;2&gt;" in text
     assert all((tmp_path / f"sheet_{task.name}.png").is_file() for task in TASKS) and (tmp_path / "sheet.jpg").is_file()
+
+
+@pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH is not set")
+def test_seams_are_those_of_a_hard_composite_however_far_the_picture_fades_in(server):
+    (avatar,) = demo_pictures.heldout(1)
+    cases = {}
+    for feather in (0, 64):
+
+        def change(graph, feather=feather):
+            graph["6"]["inputs"]["steps"] = 2
+            graph["12"]["inputs"]["feather"] = feather
+
+        cases[feather] = completion("half", server, avatar, change)
+    hidden = MASKS["half"](128)
+    for i, row in enumerate(cases[64].rows):
+        hard, faded = (seam(case.pictures[row["method"]] / 255, hidden) for case in cases.values())
+        assert row["seam"] == cases[0].rows[i]["seam"] == pytest.approx(hard) and faded < hard / 2

@@ -74,7 +74,9 @@ def with_sampler(host: Host, graph: Graph, sampler: Place, name: str) -> Panels:
 
 
 def constrain_sampler(host: Host) -> Panels:
+    """Without words, which would tell both samplers what is hidden."""
     graph = example(host, "inpaint_custom_sampler_demo", 25, "half")
+    graph[node_of(graph, "WordConditioning")]["inputs"]["text"] = ""
     graph["select"] = node("KSamplerSelect", sampler_name="dpmpp_2m_sde")
     constraint = [node_of(graph, "LatentMaskConstraint"), 0]
     graph["constrain"] = node("NewtonConstrainSampler", sampler=["select", 0], constraint=constraint)

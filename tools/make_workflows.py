@@ -16,8 +16,11 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from typing import Any
 
+from demo_pictures import heldout
+from demo_tasks import style
 from headless import PACK, ROOT, Graph, Host, HostError
 from layout import COLLAPSED, EXTRA, WIDE, WIDTH, Node, fit, lay_out, make_note
+from PIL import Image
 from run_graph import read_graph
 from thumbnails import SHOWN, Shown, on_picture, run, thumbnail
 
@@ -182,6 +185,13 @@ def build(name: str, graph: Graph, definitions: Definitions) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def styled(number: int) -> tuple[Image.Image, Image.Image]:
+    """Reference and result of the demo's style task: no shipped graph has its image encoder."""
+    with Host(ROOT / "tools" / "random_encoder") as host:
+        pictures = style(host, heldout(number + 1)[number], lambda graph: None).pictures
+    return Image.fromarray(pictures["reference"]), Image.fromarray(pictures["ours"])
+
+
 def main() -> None:
     with Host(CROP_AND_STITCH if CROP_AND_STITCH.is_dir() else None) as host:
         definitions = host.get("/object_info")
@@ -200,7 +210,10 @@ def main() -> None:
                 graph = read_graph(API / f"{shown.demo}.json")
                 if shown.number:
                     graph = on_picture(graph, shown, host.base / "input")
-                thumbnail(*run(host, graph), shown).save(shipped.with_suffix(".jpg"), quality=90)
+                pictures = run(host, graph, shown)
+            else:
+                pictures = styled(shown.number)
+            thumbnail(*pictures, shown).save(shipped.with_suffix(".jpg"), quality=90)
             print(f"{shipped.relative_to(ROOT)} and .jpg", flush=True)
 
 

@@ -28,9 +28,10 @@ class Shown(NamedTuple):
 
     Attributes:
         label: the model, where it is not shipped.
-        demo: the graph that is run in its place; "" leaves the thumbnail as it is.
+        demo: the graph that is run in its place; "" is the style task of the demo.
         mask, number: of another held-out picture, so that no two thumbnails are alike.
         given: whether the corner shows what was given.
+        panels: three outputs (node, slot) whose pictures stand beside the given one, in place of the result.
     """
 
     label: str = ""
@@ -38,8 +39,11 @@ class Shown(NamedTuple):
     mask: str = ""
     number: int = 0
     given: bool = True
+    panels: tuple[tuple[str, int], ...] = ()
 
 
+# The mask, the first layer cut out, the second whole.
+TWO_LAYERS = (("10", 0), ("7", 0), ("6", 1))
 SHOWN = {
     "outpaint_demo": Shown(demo="outpaint_demo", number=17),
     "jacobian_demo": Shown(demo="jacobian_demo", given=False),
@@ -56,8 +60,10 @@ SHOWN = {
     "inpaint_sdxl": Shown("1024 px, SDXL", mask="box", number=14),
     "inpaint_wan": Shown("video, Wan 2.1", mask="half", number=22),
     "inpaint_z_image_turbo": Shown("1024 px, Z-Image Turbo", mask="strokes", number=23),
-    "layers_sd15": Shown("512 px, SD 1.5", "layers_demo", number=15),
-    "style_sd15": Shown(demo=""),
+    "layers_demo": Shown(demo="layers_demo", panels=TWO_LAYERS),
+    "layers_sd15": Shown("512 px, SD 1.5", "layers_demo", number=15, panels=TWO_LAYERS),
+    "layers_three_demo": Shown(demo="layers_three_demo", panels=(("6", 0), ("15", 0), ("15", 1))),
+    "style_sd15": Shown("512 px, SD 1.5", demo="", number=5),
     "superres_sd15_x8": Shown("512 px, SD 1.5", "superres_demo", "small", 16),
 }
 THUMBNAIL, INSET, EDGE, SQUARE = 512, 180, 6, 8  # pixels
@@ -68,8 +74,8 @@ def node_of(graph: Graph, *class_types: str) -> str:
     return next(n for n, entry in graph.items() if entry["class_type"] in class_types)
 
 
-def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
-    """Run a graph: the given picture, with what is to be generated as squares, and the result.
+def run(host: Host, graph: Graph, shown: Shown) -> tuple[Image.Image, Image.Image]:
+    """Run a graph: the given picture, with what is to be generated as squares, and the result, or all panels.
 
     Given is the picture that enters the constraint, or the loaded one where none does.
     """
@@ -81,19 +87,35 @@ def run(host: Host, graph: Graph) -> tuple[Image.Image, Image.Image]:
     # A name of its own for each graph: what another one has saved under the same name would not be saved again.
     name = graph[saved]["inputs"]["filename_prefix"]
     given = seen["image"] if "image" in seen else [node_of(graph, "LoadImage"), 0]
-    graph["seen"] = {"class_type": "SaveImage", "inputs": {"images": given, "filename_prefix": f"{name}_seen"}}
+    looks = {"seen": given} | {f"panel {i}": list(place) for i, place in enumerate(shown.panels)}
     if "mask" in seen:
         graph["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": seen["mask"]}}
-        graph["hidden"] = {
-            "class_type": "SaveImage", "inputs": {"images": ["mask", 0], "filename_prefix": f"{name}_hidden"},
-        }  # fmt: skip
+        looks["hidden"] = ["mask", 0]
+    for look, place in looks.items():
+        graph[look] = {"class_type": "SaveImage", "inputs": {"images": place, "filename_prefix": f"{name}_{look}"}}
     result = host.run(graph, show_progress=True)
-    picture, made = (on_squares(Image.open(io.BytesIO(result.file(n)))) for n in ("seen", saved))
+    picture, made, *panels = (
+        on_squares(Image.open(io.BytesIO(result.file(n))))
+        for n in ("seen", saved, *list(looks)[1 : len(shown.panels) + 1])
+    )
+    if panels:
+        return picture, in_fours([picture, *panels])
     if "mask" not in seen:
         size = (made.width, picture.height * made.width // picture.width)
         return picture.resize(size, Image.Resampling.NEAREST), made
     hidden = Image.open(io.BytesIO(result.file("hidden"))).convert("L").point(lambda v: 255 * (v > 0))
     return Image.composite(squares(picture.size), picture, hidden), made
+
+
+def in_fours(pictures: list[Image.Image]) -> Image.Image:
+    """Two rows of two of one size."""
+    side = (THUMBNAIL - EDGE) // 2
+    sheet = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(
+            picture.resize((side, side), Image.Resampling.LANCZOS), (i % 2 * (side + EDGE), i // 2 * (side + EDGE))
+        )
+    return sheet
 
 
 def on_picture(graph: Graph, shown: Shown, folder: Path) -> Graph:
@@ -104,8 +126,18 @@ def on_picture(graph: Graph, shown: Shown, folder: Path) -> Graph:
     given(truth).save(folder / name)
     graph = copy.deepcopy(graph)
     graph[node_of(graph, "LoadImage")]["inputs"]["image"] = name
-    graph[node_of(graph, "WordConditioning")]["inputs"]["text"] = avatar.prompt
+    say(graph, avatar.prompt)
     return graph
+
+
+def say(graph: Graph, prompt: str) -> None:
+    """An avatar's words as the prompt of a graph; of two layers the second is told the last word, its background."""
+    if splits := [entry["inputs"] for entry in graph.values() if entry["class_type"] == "LayerDecompose"]:
+        first, second = (splits[0][f"layer_{i}"][0] for i in (1, 2))
+        prompt, _, graph[second]["inputs"]["text"] = prompt.rpartition(" ")
+    else:
+        first = node_of(graph, "WordConditioning")
+    graph[first]["inputs"]["text"] = prompt
 
 
 def on_squares(picture: Image.Image) -> Image.Image:
@@ -128,7 +160,7 @@ def thumbnail(before: Image.Image, after: Image.Image, shown: Shown) -> Image.Im
     label = f"{shown.label} (shown: the small demo model)" if shown.label else ""
     sheet = ImageOps.pad(after, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, "white")
     strip = 36 if label else 0
-    if shown.given:
+    if shown.given and not shown.panels:
         inset = ImageOps.pad(before, (INSET, INSET), Image.Resampling.LANCZOS, "white")
         framed = ImageOps.expand(inset, EDGE, "white")
         sheet.paste(framed, (EDGE, THUMBNAIL - strip - framed.height - EDGE))
