@@ -87,19 +87,17 @@ def run(host: Host, graph: Graph, shown: Shown) -> tuple[Image.Image, Image.Imag
     # A name of its own for each graph: what another one has saved under the same name would not be saved again.
     name = graph[saved]["inputs"]["filename_prefix"]
     given = seen["image"] if "image" in seen else [node_of(graph, "LoadImage"), 0]
-    looks = {"seen": given} | {f"panel {i}": list(place) for i, place in enumerate(shown.panels)}
+    panels = {f"panel {i}": list(place) for i, place in enumerate(shown.panels)}
+    looks = {"seen": given} | panels
     if "mask" in seen:
         graph["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": seen["mask"]}}
         looks["hidden"] = ["mask", 0]
     for look, place in looks.items():
         graph[look] = {"class_type": "SaveImage", "inputs": {"images": place, "filename_prefix": f"{name}_{look}"}}
     result = host.run(graph, show_progress=True)
-    picture, made, *panels = (
-        on_squares(Image.open(io.BytesIO(result.file(n))))
-        for n in ("seen", saved, *list(looks)[1 : len(shown.panels) + 1])
-    )
+    picture, made, *beside = (on_squares(Image.open(io.BytesIO(result.file(n)))) for n in ("seen", saved, *panels))
     if panels:
-        return picture, in_fours([picture, *panels])
+        return picture, in_fours([picture, *beside])
     if "mask" not in seen:
         size = (made.width, picture.height * made.width // picture.width)
         return picture.resize(size, Image.Resampling.NEAREST), made
@@ -112,9 +110,8 @@ def in_fours(pictures: list[Image.Image]) -> Image.Image:
     side = (THUMBNAIL - EDGE) // 2
     sheet = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white")
     for i, picture in enumerate(pictures):
-        sheet.paste(
-            picture.resize((side, side), Image.Resampling.LANCZOS), (i % 2 * (side + EDGE), i // 2 * (side + EDGE))
-        )
+        left, top = (place * (side + EDGE) for place in (i % 2, i // 2))
+        sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (left, top))
     return sheet
 
 
