@@ -7,9 +7,11 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== "NewtonExamplePicture") return
     const widget = node.widgets.find((w) => w.name === "image")
+    let latest
     const show = () => {
-      const picture = new Image()
+      const picture = (latest = new Image())
       picture.onload = () => {
+        if (picture !== latest) return // of the value before, on a busy server
         node.imgs = [picture]
         app.graph?.setDirtyCanvas(true)
       }
