@@ -1,18 +1,18 @@
 """Memory of the VAE on large pictures, whole and in tiles, and what the tiles leave to see.
 
-    python dev.py bench large --out DIR [--sides 512 1024 2048] [--tiles 128 256 512]
+    python dev.py bench large --out DIR [--sides 512 1024 2048 4096] [--tiles 128 256 512]
 
 The shipped autoencoder on a photograph-like mosaic of held-out avatars. peak_bytes is the most that tensors held at any
 time beyond the weights, seam the mean difference to the whole picture's decoding in a band of two pixels along the
 middle of the tiles' overlaps, beside the mean everywhere. Whole pictures up to 1024 pixels only. Writes large.json and
-large.md.
+large.md, anew after every row.
 """
 
 import argparse
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +56,22 @@ def measured(run: Callable[[], Tensor]) -> tuple[Tensor, int]:
     return made, memory.peak
 
 
-def rows_at(vae: Any, side: int, tiles: list[int]) -> list[dict[str, Any]]:
+def rows_at(vae: Any, side: int, tiles: list[int]) -> Iterator[dict[str, Any]]:
     """All jobs on one picture, whole (tile 0) and in tiles."""
     from newton_pack.nodes.comfy_adapter import PixelCodec
 
-    picture = mosaic(side)
-    z, rows, whole = PixelCodec(vae, 64).encode(picture), [], None
+    picture, z, whole = mosaic(side), None, None
     for tile in ([0] if side <= LARGEST_WHOLE else []) + [t for t in tiles if t < side]:
-        codec = PixelCodec(vae, tile)
-        decoded, peak = measured(lambda codec=codec: codec.decode(z))
-        rows.append({"task": "decode", "side": side, "tile": tile, "peak_bytes": peak})
-        if tile and whole is not None:
-            rows[-1] |= seams((decoded - whole).abs()[0].mean(0), side // 8, tile // 8)
+        codec, row = PixelCodec(vae, tile), {"side": side, "tile": tile}
+        encoded, peak = measured(lambda codec=codec: codec.encode(picture))
+        yield {"task": "encode", **row, "peak_bytes": peak}
+        z = encoded if z is None else z
+        decoded, peak = measured(lambda codec=codec, z=z: codec.decode(z))
+        off = {} if whole is None else seams((decoded - whole).abs()[0].mean(0), side // 8, tile // 8)
+        yield {"task": "decode", **row, "peak_bytes": peak, **off}
         whole = whole if tile else decoded
-        for task, run in (
-            ("encode", lambda codec=codec: codec.encode(picture)),
-            ("gradient", lambda codec=codec: codec.decoder_vjp(z, lambda p: picture - p, sampler.Identity())),
-        ):
-            rows.append({"task": task, "side": side, "tile": tile, "peak_bytes": measured(run)[1]})
-    return rows
+        _, peak = measured(lambda codec=codec, z=z: codec.decoder_vjp(z, lambda p: picture - p, sampler.Identity()))
+        yield {"task": "gradient", **row, "peak_bytes": peak}
 
 
 def seams(off: Tensor, cells: int, tile: int) -> dict[str, float]:
@@ -88,27 +85,33 @@ def seams(off: Tensor, cells: int, tile: int) -> dict[str, float]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sides", nargs="+", type=int, default=[512, 1024, 2048])
+    parser.add_argument("--sides", nargs="+", type=int, default=[512, 1024, 2048, 4096])
     parser.add_argument("--tiles", nargs="+", type=int, default=[128, 256, 512])
     return parser.parse_args()
 
 
-def main() -> None:
-    opts = parse()
-    vae = shipped_vae()
-    with torch.inference_mode():
-        rows = [row for side in tqdm(opts.sides, unit="picture") for row in rows_at(vae, side, opts.tiles)]
-    rows.sort(key=lambda row: row["task"])
-    opts.out.mkdir(parents=True, exist_ok=True)
+def write(opts: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
     head = heading("large", opts, {})
     (opts.out / "large.json").write_text(as_lines(head, rows), encoding="utf-8")
     lines = ["| what | side | tile | memory, MB | seam, levels | everywhere |", "|---|---|---|---|---|---|"]
-    for r in rows:
+    for r in sorted(rows, key=lambda row: row["task"]):
         off = [f"{r[k]:.2f}" if k in r else "" for k in ("seam", "everywhere")]
         cells = [r["task"], r["side"], r["tile"] or "whole", round(r["peak_bytes"] / 2**20), *off]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     text = f"`{head['command']}`, {head['date']}\n\n" + "\n".join(lines) + "\n"
     (opts.out / "large.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def main() -> None:
+    opts, rows, text = parse(), [], ""
+    vae = shipped_vae()
+    opts.out.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode():
+        for side in tqdm(opts.sides, unit="picture"):
+            for row in rows_at(vae, side, opts.tiles):
+                rows.append(row)
+                text = write(opts, rows)
     print(text)
 
 
