@@ -2,10 +2,10 @@
 
     python dev.py bench large --out DIR [--sides 512 1024 2048 4096] [--tiles 128 256 512]
 
-The shipped autoencoder on a photograph-like mosaic of held-out avatars. peak_bytes is the most that tensors held at any
-time beyond the weights, seam the mean difference to the whole picture's decoding in a band of two pixels along the
-middle of the tiles' overlaps, beside the mean everywhere. Whole pictures up to 1024 pixels only. Writes large.json and
-large.md, anew after every row.
+The shipped autoencoder. peak_bytes is the most that tensors take at any time beyond the weights, counted on tensors
+without contents, so that no large picture has to be computed. seam is the mean difference to the whole picture's
+decoding in a band of two pixels along the middle of the tiles' overlaps, beside the mean everywhere, on a mosaic of
+held-out avatars. Whole pictures up to 1024 pixels only. Writes large.json and large.md.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pack import ROOT, sampler
 from PIL import Image
 from report import as_lines, heading
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from tqdm import tqdm
 
 from newton_pack.sampler.tiles import windows  # isort: skip
@@ -49,29 +50,40 @@ def shipped_vae() -> Any:
     return comfy.sd.load_checkpoint_guess_config(str(ROOT / "demo" / "ncs_avatars.safetensors"), output_model=False)[2]
 
 
-def measured(run: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """What it gives, and the peak of its tensors in bytes."""
+def peaks(codec: Any, side: int) -> dict[str, int]:
+    """Bytes of the tensors of each job at their most."""
+    _ = codec.gradient_bytes  # read off real tensors, once
+    with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True):
+        picture, z = torch.zeros(1, 3, side, side), torch.zeros(1, codec.vae.latent_channels, side // 8, side // 8)
+        jobs = {
+            "encode": lambda: codec.encode(picture),
+            "decode": lambda: codec.decode(z),
+            "gradient": lambda: codec.decoder_vjp(z, lambda p: picture - p, sampler.Identity()),
+        }
+        return {task: peak(job) for task, job in jobs.items()}
+
+
+def peak(job: Callable[[], Tensor]) -> int:
     with LiveBytes() as memory:
-        made = run()
-    return made, memory.peak
+        _made = job()
+    return memory.peak
 
 
 def rows_at(vae: Any, side: int, tiles: list[int]) -> Iterator[dict[str, Any]]:
     """All jobs on one picture, whole (tile 0) and in tiles."""
     from newton_pack.nodes.comfy_adapter import PixelCodec
 
-    picture, z, whole = mosaic(side), None, None
-    for tile in ([0] if side <= LARGEST_WHOLE else []) + [t for t in tiles if t < side]:
-        codec, row = PixelCodec(vae, tile), {"side": side, "tile": tile}
-        encoded, peak = measured(lambda codec=codec: codec.encode(picture))
-        yield {"task": "encode", **row, "peak_bytes": peak}
-        z = encoded if z is None else z
-        decoded, peak = measured(lambda codec=codec, z=z: codec.decode(z))
-        off = {} if whole is None else seams((decoded - whole).abs()[0].mean(0), side // 8, tile // 8)
-        yield {"task": "decode", **row, "peak_bytes": peak, **off}
-        whole = whole if tile else decoded
-        _, peak = measured(lambda codec=codec, z=z: codec.decoder_vjp(z, lambda p: picture - p, sampler.Identity()))
-        yield {"task": "gradient", **row, "peak_bytes": peak}
+    codecs = [PixelCodec(vae, tile) for tile in ([0] if side <= LARGEST_WHOLE else []) + [t for t in tiles if t < side]]
+    for codec in codecs:
+        for task, size in peaks(codec, side).items():
+            yield {"task": task, "side": side, "tile": codec.tile, "peak_bytes": size}
+    if side <= LARGEST_WHOLE:
+        with torch.inference_mode():
+            z = codecs[0].encode(mosaic(side))
+            whole = codecs[0].decode(z)
+            for codec in codecs[1:]:
+                off = seams((codec.decode(z) - whole).abs()[0].mean(0), side // 8, codec.tile // 8)
+                yield {"task": "seams", "side": side, "tile": codec.tile} | off
 
 
 def seams(off: Tensor, cells: int, tile: int) -> dict[str, float]:
@@ -90,28 +102,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write(opts: argparse.Namespace, rows: list[dict[str, Any]]) -> str:
-    head = heading("large", opts, {})
-    (opts.out / "large.json").write_text(as_lines(head, rows), encoding="utf-8")
-    lines = ["| what | side | tile | memory, MB | seam, levels | everywhere |", "|---|---|---|---|---|---|"]
-    for r in sorted(rows, key=lambda row: row["task"]):
-        off = [f"{r[k]:.2f}" if k in r else "" for k in ("seam", "everywhere")]
-        cells = [r["task"], r["side"], r["tile"] or "whole", round(r["peak_bytes"] / 2**20), *off]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    text = f"`{head['command']}`, {head['date']}\n\n" + "\n".join(lines) + "\n"
-    (opts.out / "large.md").write_text(text, encoding="utf-8")
-    return text
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| side | tile | encode, MB | decode, MB | gradient, MB | seam, levels | everywhere |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for side, tile in dict.fromkeys((r["side"], r["tile"]) for r in rows):
+        found = {r["task"]: r for r in rows if (r["side"], r["tile"]) == (side, tile)}
+        sizes = [round(found[task]["peak_bytes"] / 2**20) for task in ("encode", "decode", "gradient")]
+        off = [f"{found['seams'][k]:.2f}" if "seams" in found else "" for k in ("seam", "everywhere")]
+        lines.append("| " + " | ".join(map(str, [side, tile or "whole", *sizes, *off])) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    opts, rows, text = parse(), [], ""
-    vae = shipped_vae()
+    opts, vae = parse(), shipped_vae()
+    rows = [row for side in tqdm(opts.sides, unit="picture") for row in rows_at(vae, side, opts.tiles)]
     opts.out.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
-        for side in tqdm(opts.sides, unit="picture"):
-            for row in rows_at(vae, side, opts.tiles):
-                rows.append(row)
-                text = write(opts, rows)
+    head = heading("large", opts, {})
+    (opts.out / "large.json").write_text(as_lines(head, rows), encoding="utf-8")
+    text = f"`{head['command']}`, {head['date']}\n\n{table(rows)}\n"
+    (opts.out / "large.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -121,7 +121,7 @@ def test_rows_that_a_server_refuses_and_what_has_no_memory_are_one_sentence_each
     graph["16"] = {"class_type": "OutOfMemory", "inputs": {"image": ["2", 0]}}
     graph["12"]["inputs"]["image"] = ["7", 0]
     (tmp_path / "graph.json").write_text(json.dumps(graph))
-    (tmp_path / "rows.csv").write_text('name,12.image,6.scheduler\nfull,"[""16"", 0]",\nwrong,,none\ngood,,\n')
+    (tmp_path / "rows.csv").write_text('name,12.image,1.ckpt_name\nfull,"[""16"", 0]",\nwrong,,none\ngood,,\n')
     done = batch(tmp_path / "rows.csv", tmp_path / "out", "--servers", url, graph=tmp_path / "graph.json")
     assert "1 of 3 rows are there" in done.stdout, done.stderr
     errors = {r["name"]: r["error"] for r in results(tmp_path / "out")}
