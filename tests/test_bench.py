@@ -8,10 +8,12 @@ import analytic
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import growth
+import large
 import live_memory
 import masks
 import methods
@@ -164,6 +166,18 @@ def test_our_own_cost_grows_like_the_latent():
     per_value = [r["peak_bytes"] / r["values"] for r in rows]
     assert {r["calls"] for r in rows} == {4}
     assert per_value[:3] == pytest.approx([per_value[0]] * 3, rel=0.01) and max(per_value) < 1.5 * per_value[0]
+
+
+def test_tensors_without_contents_take_as_much_memory():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.SiLU(), torch.nn.Conv2d(8, 3, 3))
+
+    def gradient():
+        x = torch.zeros(1, 3, 64, 64, requires_grad=True)
+        return torch.autograd.grad(net(x).sum(), x)[0]
+
+    real = large.peak(gradient)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert large.peak(gradient) == real > 4 * 64 * 64 * 3
 
 
 def test_growth_finds_the_exponent():

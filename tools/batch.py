@@ -60,7 +60,7 @@ class Batch:
                 self.table.finish(job, outcome)
                 self.step()
             else:
-                self.fail(job.name, str(outcome).partition("\n  File")[0].replace("\n ", ";"))
+                self.fail(job.name, sentence(str(outcome)))
 
     def close(self) -> None:
         self.bar.close()
@@ -69,6 +69,14 @@ class Batch:
         done = f"{len(self.rows) - left - self.failures} of {len(self.rows)} rows are there, {self.skipped} from before"
         again = "; starting again runs them" if left or self.failures else ""
         print(f"{done}; {self.failures} failed, {left} left{again}: {self.table.out / 'results.csv'}")
+
+
+def sentence(error: str) -> str:
+    """One line of what a host says in many."""
+    text = " ".join(error.partition("\n  File")[0].replace("\n ", ";").split())
+    if "OutOfMemoryError" not in text:
+        return text
+    return f"{text.partition(': ')[0]}: out of memory; fewer workers on a GPU (--workers, --gpus) leave more to each"
 
 
 def above_zero(kind: type) -> Callable[[str], float]:

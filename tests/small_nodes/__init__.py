@@ -1,4 +1,4 @@
-"""A node pack for the servers of the tests: models small enough to run, which no stock loader reads."""
+"""A node pack for the servers of the tests: a model that no stock loader reads, and a node without memory."""
 
 import sys
 import tempfile
@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+import torch
 from clip_models import CLIP, make
 from comfy_api.latest import ComfyExtension, io
 
@@ -20,9 +21,21 @@ class SmallClipVision(io.ComfyNode):
         return io.NodeOutput(make(CLIP, Path(tempfile.mkdtemp())))
 
 
+class OutOfMemory(io.ComfyNode):
+    """What a GPU says that is full."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema("OutOfMemory", inputs=[io.Image.Input("image")], outputs=[io.Image.Output()], category="test")
+
+    @classmethod
+    def execute(cls, image):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 GiB.")
+
+
 class SmallModels(ComfyExtension):
     async def get_node_list(self):
-        return [SmallClipVision]
+        return [SmallClipVision, OutOfMemory]
 
 
 async def comfy_entrypoint():

@@ -1,0 +1,123 @@
+"""`dev.py batch`: the rows of folders and tables, and the records that a batch leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+from batches import GRAPH, save, save_six
+from rows import read_job, read_rows
+from run_graph import GraphError, read_graph
+from table import ask_for_reports, reported
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return save_six(tmp_path / "pictures")
+
+
+@pytest.fixture
+def two_loaders():
+    graph = read_graph(GRAPH)
+    return graph | {"20": {"class_type": "LoadImageMask", "inputs": {"image": "m.png", "channel": "red"}}}
+
+
+def test_a_row_for_each_picture(pictures):
+    rows = read_rows(read_graph(GRAPH), [str(pictures)])
+    assert [row.name for row in rows] == [f"p{k}" for k in range(6)]
+    job = read_job(rows[1], {})
+    (name,) = job.pictures
+    assert job.graph["2"]["inputs"]["image"] == name and job.pictures[name] == (pictures / "p1.png").read_bytes()
+
+
+def test_pairs_by_name_and_those_that_have_none(pictures, tmp_path, two_loaders):
+    for k in (1, 2, 9):
+        save(tmp_path / "masks" / f"p{k}.png", k)
+    rows = read_rows(two_loaders, [f"2={pictures}", f"20={tmp_path / 'masks'}"])
+    whole = [row for row in rows if not row.problem]
+    assert [row.name for row in whole] == ["p1", "p2"]
+    assert all({f.stem for f in row.pictures.values()} == {row.name} for row in whole)
+    assert {row.name: row.problem for row in rows}["p9"] == f"no picture p9 in {pictures}"
+    assert len(rows) == 7
+
+
+def test_a_table_of_values(pictures):
+    table = pictures.parent / "rows.csv"
+    table.write_text(
+        "2.image,6.seed,3.text,name\npictures/p0.png,7,a cat,cat\npictures/p0.png,8,,\npictures/none.png,9,,\n"
+    )
+    first, second, third = read_rows(read_graph(GRAPH), [str(table)])
+    assert first.name == "cat" and second.name == "2_p0"
+    assert first.graph["6"]["inputs"]["seed"] == 7 and first.graph["3"]["inputs"]["text"] == "a cat"
+    assert second.graph["3"]["inputs"]["text"] == read_graph(GRAPH)["3"]["inputs"]["text"]
+    assert third.problem.startswith("no picture") and not second.problem
+    assert read_job(first, {}).digest != read_job(second, {}).digest
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (["2=none"], "there is no such folder"),
+        (["2=empty"], "there is no picture in it"),
+        (["2=twins"], "a.jpg and a.png have the same name"),
+        (["5=pictures"], "'5' is no node that loads a picture; there are 2 (LoadImage), 20 (LoadImageMask)"),
+        (["pictures"], "2 nodes that load a picture: 2 (LoadImage), 20 (LoadImageMask); say which"),
+        (["2=pictures", "20=others"], "no picture has its pair"),
+        (["none.csv"], "cannot be read"),
+        (["empty.csv"], "no row below its heading"),
+        (["node.csv"], "no node '99'"),
+        (["input.csv"], "has no input 'nothing'"),
+        (["cells.csv"], "row 1 has more cells than the heading"),
+        (["names.csv"], "two rows have the name a"),
+        (["path.csv"], "'../a' is no file name"),
+    ],
+)
+def test_bad_inputs_are_one_sentence(pictures, two_loaders, monkeypatch, inputs, said):
+    monkeypatch.chdir(pictures.parent)
+    Path("empty").mkdir()
+    for file in ("twins/a.png", "twins/a.jpg", "others/z.png"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).touch()
+    texts = {"empty": "6.seed\n", "node": "99.seed\n1\n", "input": "6.nothing\n1\n", "cells": "6.seed\n1,2\n",
+             "names": "name,6.seed\na,1\na,2\n", "path": "name,6.seed\n../a,1\n"}  # fmt: skip
+    for name, text in texts.items():
+        Path(f"{name}.csv").write_text(text)
+    with pytest.raises(GraphError) as error:
+        read_rows(two_loaders, inputs)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_a_report_says():
+    """The words are those of `Report.summary`; several samplers add up, and each term keeps its own residual."""
+    from newton_pack.sampler import Report
+    from newton_pack.sampler.report import LevelReport
+
+    level = LevelReport(1.0, ((0.5,), (0.25,)), (0.0,), 1, False, "iterations")
+    report = Report((level,), ("rms in the latent", "rms in pixels"), ((0.0312,), (0.004,)), calls=24, network_evals=24)
+    assert reported([report.table()]) == (24, ["0.0312", "0.0040"])
+    assert reported([report.table(), report.table()]) == (48, ["0.0312", "0.0040"] * 2)
+    assert reported([]) == (None, [])
+
+
+def test_a_report_is_asked_for_where_the_graph_has_none():
+    graph = read_graph(GRAPH)
+    ask_for_reports(graph)
+    assert graph["batch_report_text_6"]["inputs"]["source"] == ["15", 1]
+    del graph["15"], graph["batch_report_text_6"]
+    ask_for_reports(graph)
+    assert graph["batch_report_6"]["inputs"]["report"] == ["6", 1]
+    assert graph["batch_report_text_6"]["inputs"]["source"] == ["batch_report_6", 1]
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+    from client import File, Result
+    from rows import Job
+    from table import Table
+
+    job, table = Job("a", {"1": {"class_type": "X", "inputs": {"seed": 3}}}, {}), Table(tmp_path)
+    assert not table.has(job)
+    table.finish(job, Result([File("1", "x_00001_.png", b"x", True), File("2", "shown.png", b"", False)], [], 1.0))
+    again = Table(tmp_path)
+    assert again.has(job) and again.records["a"].files == ["a_1_1.png"] and again.records["a"].seed == "3"
+    assert not again.has(Job("a", {"1": {"class_type": "X", "inputs": {"seed": 4}}}, {}))
+    (tmp_path / "rows" / "a.json").write_text(json.dumps({"name": "a"})[:-2])
+    assert not Table(tmp_path).has(job)
