@@ -1,7 +1,7 @@
 """ComfyUI's network code on a machine that has only PyTorch and NumPy.
 
 The host imports packages that no measurement here calls: those that are not installed are replaced by modules of empty
-classes. `make_kit` gathers what has to travel: the host's own Python files, and two small packages that it does call.
+classes. `make_kit` gathers what has to travel: the host's own Python files, and the small packages that it does call.
 """
 
 import importlib.abc
@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import Any
 
 UNUSED = (
-    "PIL", "aiohttp", "av", "huggingface_hub", "kornia", "psutil", "pydantic", "pydantic_settings", "regex",
-    "requests", "safetensors", "scipy", "sentencepiece", "tokenizers", "torchaudio", "torchsde", "torchvision", "tqdm",
+    "PIL", "aiohttp", "av", "comfy_aimdo", "huggingface_hub", "kornia", "psutil", "pydantic", "pydantic_settings",
+    "regex", "requests", "safetensors", "scipy", "sentencepiece", "tokenizers", "torchaudio", "torchsde", "torchvision", "tqdm",
     "transformers", "yaml",
 )  # fmt: skip
-CARRIED = ("einops", "packaging", "tqdm")
+CARRIED = ("einops", "packaging", "tqdm", "comfy_kitchen")  # the last one of hosts of 2026
 HOST_FOLDERS = ("comfy", "comfy_api", "comfy_execution", "comfy_config", "utils", "app", "api_server")
 
 
@@ -62,8 +62,8 @@ def make_kit(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     copy_python([f for name in HOST_FOLDERS for f in (comfyui / name).rglob("*.py")], comfyui, folder / "comfyui")
     copy_python(list(comfyui.glob("*.py")), comfyui, folder / "comfyui")
-    for name in CARRIED:
-        package = Path(importlib.util.find_spec(name).origin).parent
+    for spec in filter(None, map(importlib.util.find_spec, CARRIED)):
+        package = Path(spec.origin).parent
         copy_python(list(package.rglob("*.py")), package.parent, folder / "packages")
     return folder
 

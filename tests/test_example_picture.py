@@ -14,6 +14,7 @@ def test_the_checkpoints_are_found_where_they_are(host):
 
 
 def test_every_picture_is_what_load_image_gives(host):
+    """To within a level: newer hosts read pictures through a video decoder, which rounds grey ones."""
     for file in (ROOT / "demo" / "images").iterdir():
         shutil.copy(file, host.base / "input")
         graph = {
@@ -24,6 +25,6 @@ def test_every_picture_is_what_load_image_gives(host):
                 host.run(graph | {"out": node("TestCapture", value=[who, out])})[0] for who in ("ours", "stock")
             )
             if out == 0 or stock.shape[1:] != (64, 64):  # Load Image's mask of a picture without transparency
-                assert torch.equal(ours, stock), file.name
+                torch.testing.assert_close(ours, stock, rtol=0, atol=1.01 / 255, msg=file.name)
             else:
                 assert not ours.any() and not stock.any()
