@@ -16,8 +16,8 @@ from typing import Any
 
 UNUSED = (
     "PIL", "aiohttp", "av", "comfy_aimdo", "huggingface_hub", "kornia", "psutil", "pydantic", "pydantic_settings",
-    "regex", "requests", "safetensors", "scipy", "sentencepiece", "tokenizers", "torchaudio", "torchsde", "torchvision", "tqdm",
-    "transformers", "yaml",
+    "regex", "requests", "safetensors", "scipy", "sentencepiece", "tokenizers", "torchaudio", "torchsde",
+    "torchvision", "tqdm", "transformers", "yaml",
 )  # fmt: skip
 CARRIED = ("einops", "packaging", "tqdm", "comfy_kitchen")  # the last one of hosts of 2026
 HOST_FOLDERS = ("comfy", "comfy_api", "comfy_execution", "comfy_config", "utils", "app", "api_server")
