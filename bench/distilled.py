@@ -10,11 +10,11 @@ distilled.md and contact sheets.
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import report
 import torch
+from counted import counted
 from distillation import distil
 from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
 from masks import ALL_MASKS
@@ -32,21 +32,6 @@ ENTRIES = {  # (distilled, sampler, settings; None is the host's noise mask)
     "undistilled/stock": (False, "euler_ancestral", None),
 }
 LAST = 20  # steps of the undistilled lines at the end, for orientation
-
-
-def counted(model: Any) -> tuple[Any, list[int]]:
-    """A clone of MODEL, and the batch sizes of its network's evaluations."""
-    from comfy.patcher_extension import WrappersMP
-
-    seen: list[int] = []
-
-    def wrapper(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        seen.append(len(x))
-        return executor(x, *args, **kwargs)
-
-    model = model.clone()
-    model.add_wrapper(WrappersMP.DIFFUSION_MODEL, wrapper)
-    return model, seen
 
 
 @torch.no_grad()

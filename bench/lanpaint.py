@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from counted import counted
 from torch import Tensor
 
 
@@ -27,15 +28,7 @@ def sample(model: Any, prompt: list, latent: Tensor, mask: Tensor, steps: int, s
     Args:
         mask: (B, H, W) in pixels, 1 = regenerate.
     """
-    import comfy.patcher_extension
-
-    calls, model = [], model.clone()
-
-    def count(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-        calls.append(1)
-        return executor(*args, **kwargs)
-
-    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.APPLY_MODEL, "bench_calls", count)
+    model, seen = counted(model)
     latent_image = {"samples": latent, "noise_mask": mask.unsqueeze(1)}
     out = load_node().sample(model, seed, steps, 1.0, "euler", "simple", prompt, prompt, latent_image)[0]
-    return out["samples"], len(calls)
+    return out["samples"], len(seen)

@@ -35,13 +35,13 @@ def driven() -> list[str]:
 def table(rows: list[dict]) -> str:
     """A line a sampler: ours, and ours minus stock."""
     lines = [
-        "| sampler | "
+        "| sampler | calls, ours and stock | "
         + " | ".join(f"{name} | ours - stock" for name in MEASURES.values()) + " | seam of the truth |",
-        "|" + "---|" * (2 + 2 * len(MEASURES)),
+        "|" + "---|" * (3 + 2 * len(MEASURES)),
     ]  # fmt: skip
     for name in dict.fromkeys(r["preset"] for r in rows):
         ours, stock = ([r for r in rows if (r["preset"], r["method"]) == (name, m)] for m in METHODS)
-        cells = [name]
+        cells = [name, f"{ours[0]['calls']}, {stock[0]['calls']}"]
         for key in MEASURES:
             mean, half = paired_interval(by_picture(ours, key), by_picture(stock, key))
             star = " *" if abs(mean) > half else ""
@@ -63,7 +63,7 @@ def main() -> None:
         for method, settings in METHODS.items():
             parts = [slice(i, i + BATCH) for i in range(0, len(cases.index), BATCH)]
             made = [drawn(target, (False, name, settings), opts.steps, cases, part, "simple") for part in parts]
-            head = {"task": "inpaint", "model": target.name, "method": method, "preset": name}
+            head = {"task": "inpaint", "model": target.name, "method": method, "preset": name, "calls": made[0][1]}
             rows += [head | row for row in measure(target, cases, np.concatenate([pictures for pictures, _ in made]))]
     reading = "Means over pictures and seeds; differences ± half the 95 % interval over pictures; * excludes 0."
     write(opts.out, "samplers", report.heading("samplers", opts, target.notes), rows, f"{reading}\n\n{table(rows)}")

@@ -185,9 +185,10 @@ def follow(noise: float | Tensor, nxt: Scales, like: Tensor) -> tuple[Tensor, Te
 
 
 def fade(weights: Tensor) -> Tensor:
-    """Share of guidance by the weights W of what is known, of their shape: 0 where W = 1, 1 from FADE cells away.
+    """Share of guidance in [0, 1] by the weights W of what is known, (B, C or 1, ..., h, w) in [0, 1] both.
 
-    For W of 0 and 1 it is min(1, d / FADE), d cells (Chebyshev) to the nearest known one; never more than 1 - W.
+    0 where W = 1, 1 from FADE cells away: for W of 0 and 1 min(1, d / FADE), d cells (Chebyshev) to the nearest known
+    one. Continuous in W, never more than 1 - W.
     """
     planes = weights.reshape(-1, 1, *weights.shape[-2:])
     near = [F.max_pool2d(planes, 2 * k + 1, stride=1, padding=k) for k in range(FADE)]

@@ -11,7 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
 import judge
 import layer_cases
+import layers
 import metrics
+import torch
+import vgg
 from avatars import ATTRIBUTES, HELDOUT, SHIPPED, index, read_heldout
 from masks import bench_mask
 from PIL import Image
@@ -96,3 +99,34 @@ def test_distance_of_sets_is_zero_only_for_the_same():
     d, a, b = metrics.distances(points, points), np.arange(20), np.arange(20, 40)
     assert metrics.set_distance(d, a, a) == pytest.approx(0, abs=1e-12)
     assert metrics.set_distance(d, a, b) > 0.5
+
+
+def test_the_boxes_that_layers_are_told():
+    mask = np.zeros((32, 32))
+    mask[8:24, 8:20] = 1
+    case = layer_cases.Composite("", np.zeros((32, 32, 3)), np.zeros((32, 32, 3)), mask)
+    prior = layers.box_prior([case], torch.Size((4, 4)))
+    expected = torch.zeros(1, 1, 4, 4)
+    expected[..., 1:3, 1], expected[..., 1:3, 2] = 0.9, 0.45  # the box ends in the middle of the third column
+    torch.testing.assert_close(prior, expected)
+
+
+def test_the_second_features_are_unit_vectors_of_a_plain_convolutional_network():
+    """The same network of PyTorch's modules."""
+    widths, net, weights = (3, 4, 5, 6, 7, 8), [], []
+    for i, count in enumerate(vgg.CONVOLUTIONS):
+        net += [torch.nn.MaxPool2d(2)] if i else []
+        sizes = [widths[i], *[widths[i + 1]] * count]
+        convolutions = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(sizes)]
+        net.append(torch.nn.Sequential(*(m for c in convolutions for m in (c, torch.nn.ReLU()))))
+        weights.append([(c.weight, c.bias) for c in convolutions])
+    x = torch.rand(2, 3, 64, 64)
+    out, y = vgg.blocks(weights, x), 255 * x[:, [2, 1, 0]] - torch.tensor(vgg.MEAN).view(3, 1, 1)
+    for module in net:
+        y = module(y)
+        if isinstance(module, torch.nn.Sequential):
+            part, out = out[:, : 16 * y.shape[1]], out[:, 16 * y.shape[1] :]
+            unit = y / y.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            patches = unit.unfold(2, y.shape[2] // 4, y.shape[2] // 4).unfold(3, y.shape[3] // 4, y.shape[3] // 4)
+            torch.testing.assert_close(part, patches.mean((4, 5)).flatten(1) / 4)
+    assert out.shape[1] == 0

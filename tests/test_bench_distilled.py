@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from host import node
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
+import counted
 import distillation
 
 
@@ -32,3 +34,18 @@ def test_trajectories_end_where_the_flow_of_a_gaussian_does(variance, seed):
     ends = ends / (level * variance + 1 - level).sqrt()
     for k in (0, 12, 24):
         torch.testing.assert_close(ends[k], path["x0"], rtol=0.1 * (24 - k) / 24 + 0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["ncs_emoji.safetensors", "ncs_avatars.safetensors"])
+def test_calls_are_counted_on_every_architecture(host, name):
+    """Heun's method calls the model twice a step, once in the last."""
+    graph = {"ckpt": node("CheckpointLoaderSimple", ckpt_name=name), "out": node("TestCapture", value=["ckpt", 0])}
+    model, seen = counted.counted(host.run(graph)[0])
+    import comfy.sample
+
+    start = torch.zeros(2, model.model.latent_format.latent_channels, 16, 16)
+    words = [[torch.zeros(1, 8, 768), {"pooled_output": torch.zeros(1, 768)}]]
+    comfy.sample.sample(
+        model, torch.randn_like(start), 3, 1.0, "heun", "simple", words, words, start, disable_pbar=True
+    )
+    assert seen == [2] * 5

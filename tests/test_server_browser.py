@@ -79,3 +79,24 @@ def test_the_help_panel_shows_the_picture(page, kind):
     picture.wait_for()
     page.wait_for_function("(img) => img.complete", arg=picture.element_handle())
     assert picture.evaluate("(img) => img.naturalWidth") > 0
+
+
+def test_a_picture_that_arrives_late_does_not_replace_the_one_named(page):
+    """On a busy server the picture of Example Picture's default value can arrive last."""
+    held = []
+    page.route("**/newton_constrained_sampling/pictures/*", lambda r: r.continue_() if held else held.append(r))
+    page.evaluate(
+        """() => {
+            app.graph.clear()
+            const node = LiteGraph.createNode("NewtonExamplePicture"); app.graph.add(node)
+            const widget = node.widgets.find((w) => w.name === "image")
+            widget.value = widget.options.values.at(-1); widget.callback(widget.value)
+        }"""
+    )
+    shown = "app.graph._nodes[0].imgs?.[0].src"
+    named = page.wait_for_function(shown).json_value()
+    with page.expect_response(held[0].request.url):
+        held[0].continue_()
+    page.wait_for_timeout(1000)
+    page.unroute_all()
+    assert named != held[0].request.url and page.evaluate(shown) == named
