@@ -82,19 +82,39 @@ def repaint(denoise, x, sigmas, y, mask, seed, rounds: int = 2) -> Tensor:
     return torch.lerp(x, y, mask)
 
 
+DING_DEVIATION = 0.01  # of what is known, in the units of x0, as released
+
+
+def ding_noise(there: sampler.Scales) -> float:
+    """Fresh noise c of a step as released: s' (1 - alpha'), alpha' that of variance-preserving scales or a flow's."""
+    return there.s * (1 - (there.alpha if there.alpha < 1 else (1 + there.s**2) ** -0.5))
+
+
 @torch.no_grad()
-def ding(denoise, x, sigmas, y, mask, seed) -> Tensor:
-    """Two-call replacement in the manner of DING: known cells get y plus the noise predicted at an independent draw."""
-    chain = Chain(denoise, x, seed)
+def ding(denoise, x, sigmas, y, mask, seed, delayed: bool = False) -> Tensor:
+    """DING, arXiv 2512.18365, as released: a Gaussian product of the step and of y with the noise predicted at a draw.
+
+    delayed: at x itself, which saves the second call of a level. The released loop leaves out the last two levels,
+    for they have no noise in its precision; here they have.
+    """
+    chain, still = Chain(denoise, x, seed), torch.zeros_like(x)
     for sigma, sigma_next in itertools.pairwise(sigmas):
+        here, there = denoise.scales(sigma), denoise.scales(sigma_next)
         x0 = denoise(x, sigma)
-        x_next = chain.step(x, x0, sigma, sigma_next)
-        alpha, s, _ = denoise.scales(sigma_next)
-        if s > 0:
-            probe = chain.step(x, x0, sigma, sigma_next)
-            predicted = (probe - alpha * denoise(probe, sigma_next)) / s
-            x_next = torch.lerp(x_next, alpha * y + s * predicted, mask)
-        x = x_next
+        if there.s == 0:
+            x = x0
+            break
+        c = ding_noise(there)
+        mean = step.renoise(x, x0, here, there, c, still)
+        if delayed:
+            predicted = (x - here.alpha * x0) / here.s
+        else:
+            probe = mean + c * chain.noise()
+            predicted = (probe - there.alpha * denoise(probe, sigma_next)) / there.s
+        known = mask / (DING_DEVIATION * there.alpha) ** 2
+        precision = known + c**-2
+        x = (known * (there.alpha * y + there.s * predicted) + mean * c**-2) / precision
+        x = x + chain.noise() / precision.sqrt()
     return torch.lerp(x, y, mask)
 
 
@@ -155,6 +175,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("replacement_220", "", replacement, 220, 1),
         Entry("gradient", "", gradient, 0, 1, backward_per_level=1),
         Entry("ding", "", ding, 0, 2),
+        Entry("ding", "delayed", partial(ding, delayed=True), 24, 1),
         Entry("repaint", "", repaint, 0, 2),
         *trials(dtype),
         *([Entry("lanpaint", "", None, 0, 0)] if "LANPAINT_PATH" in os.environ else []),

@@ -19,6 +19,7 @@ import masks
 import methods
 import metrics
 import report
+from pack import sampler
 
 RNG = np.random.default_rng(0)
 SIZE = 32
@@ -111,6 +112,13 @@ def test_every_method_costs_what_it_says_and_keeps_the_known_part(entry):
     # DING and RePaint spare a call at the last level.
     assert 20 * entry.calls_per_level - 1 <= calls <= 20 * entry.calls_per_level
     assert ((out - y) * KNOWN_PART).square().mean().sqrt() < 0.15
+
+
+def test_dings_noise_is_the_same_in_both_scales():
+    for sigma in (0.05, 1.0, 8.0):
+        vp = sampler.Scales((1 + sigma**2) ** -0.5, sigma * (1 + sigma**2) ** -0.5)
+        assert methods.ding_noise(sampler.Scales(1.0, sigma)) * vp.alpha == pytest.approx(methods.ding_noise(vp))
+    assert methods.ding_noise(sampler.Scales(0.7, 0.3)) == pytest.approx(0.3**2)  # of a flow
 
 
 def test_fast_comes_nearer_to_the_exact_posterior_than_the_published_loop_at_eta_1():
