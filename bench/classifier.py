@@ -96,7 +96,7 @@ class Data:
     """Pictures at the network's size and what is to be read from them."""
 
     def __init__(self, folder: Path):
-        rows, pictures = read_index(folder), load_pictures(folder)
+        rows, pictures = [r for r in read_index(folder) if r["split"] != "backdrop"], load_pictures(folder)
         blocks = range(0, len(rows), 500)
         small = [self.reduced(pictures[i : i + 500]) for i in tqdm(blocks, desc="reducing", mininterval=10)]
         self.pictures, self.split = np.concatenate(small), np.array([r["split"] for r in rows])

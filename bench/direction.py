@@ -81,9 +81,9 @@ class Case:
 
     def ways(self, operator: Any, picture: Tensor) -> dict[str, sampler.PixelConstraint]:
         m, codec = sampler.LinearMeasurement(operator, operator.A(picture)), self.codec
-        encoder = sampler.EncoderDifference(codec.decode, codec.encode, codec.step)
+        encoder = sampler.EncoderDifference(codec.encode, codec.step)
         return {
-            "least_squares": sampler.PixelConstraint(m, codec.decode, sampler.LeastSquares(codec.decode)),
+            "least_squares": sampler.PixelConstraint(m, codec.decode, sampler.least_squares),
             "encoder": sampler.PixelConstraint(m, codec.decode, encoder),
             "gradient": sampler.PixelConstraint(m, codec.decode, codec.decoder_vjp),
         }
@@ -151,7 +151,9 @@ def cost(case: Case, name: str, size: int) -> dict:
             pass
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        grad = flops(lambda: Alone(**vars(case.codec)).decoder_vjp(x0, m.data_residual, m))
+        grad = flops(
+            lambda: Alone(**vars(case.codec)).decoder_vjp(sampler.Estimate(x0, case.codec.decode), m.data_residual, m)
+        )
     host = case.vae.memory_used_decode(x0.shape, torch.float32)
     return {"task": "cost", "model": name, **forward, "flops_gradient": grad / decode,
             "memory_gradient": sum(kept.values()) / host}  # fmt: skip

@@ -22,9 +22,9 @@ def newton(denoise, x, sigmas, constraint: sampler.Constraint, seed, settings: N
     return sampler.sample_constrained(denoise, x, sigmas, constraint, settings, settings.delta, seed)
 
 
-def newton_vae(denoise, x, sigmas, constraint: sampler.SplitUpdate, seed, settings: NewtonSettings) -> Tensor:
+def newton_vae(denoise, x, sigmas, constraint: sampler.PixelConstraint, seed, settings: NewtonSettings) -> Tensor:
     """VAE-Newton: the encoder's difference is the direction too."""
-    return newton(denoise, x, sigmas, constraint.x0_step, seed, settings)
+    return newton(denoise, x, sigmas, replace(constraint, to_latent=constraint.to_x0, to_x0=None), seed, settings)
 
 
 @torch.no_grad()

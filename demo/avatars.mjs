@@ -38,11 +38,25 @@ const patterns = {
     `<rect x="${32 * (i % 4) + 16 * (Math.floor(i / 4) % 2)}" y="${16 * Math.floor(i / 4)}" width="16" height="16" fill="#${c}"/>`).join(''),
 };
 
-function draw(a) {
+function figure(a) {
+  if (a.style === 'empty') return '';
   const [style, chosen] = options[a.style](a);
-  const avatar = createAvatar(styles[style], { seed: String(a.number), size: SIZE, hairColor: [a.hairHex],
+  return createAvatar(styles[style], { seed: String(a.number), size: SIZE, hairColor: [a.hairHex],
     skinColor: [a.skinHex], ...chosen }).toString();
-  const paper = `<rect width="${SIZE}" height="${SIZE}" fill="#${a.paper[0]}"/>${patterns[a.pattern](a.paper[1])}`;
+}
+
+// Turbulence; the curves make colours of its values.
+const scenery = (number, { frequencies, octaves, curves }) =>
+  `<filter id="s" x="0" y="0" width="1" height="1" color-interpolation-filters="sRGB"><feTurbulence type="fractalNoise" seed="${number}"`
+  + ` baseFrequency="${frequencies.join(' ')}" numOctaves="${octaves}"/>`
+  + '<feColorMatrix values="2.5 0 0 0 -.75 2 .5 0 0 -.75 2 0 .5 0 -.75 0 0 0 0 1"/><feComponentTransfer>'
+  + curves.map((c, i) => `<feFunc${'RGB'[i]} type="table" tableValues="${c.join(' ')}"/>`).join('')
+  + `</feComponentTransfer></filter><rect width="${SIZE}" height="${SIZE}" filter="url(#s)"/>`;
+
+function draw(a) {
+  const avatar = figure(a);
+  const ground = a.scenery ? scenery(a.number, a.scenery) : patterns[a.pattern](a.paper[1]);
+  const paper = `<rect width="${SIZE}" height="${SIZE}" fill="#${a.paper[0]}"/>${ground}`;
   const picture = `<svg xmlns="http://www.w3.org/2000/svg" width="${SIZE}" height="${SIZE}">`
     + `${alpha ? '' : paper}${avatar}</svg>`;
   const rgba = new Resvg(picture).render().pixels;

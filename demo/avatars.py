@@ -25,6 +25,8 @@ ATTRIBUTES = ("style", "hair", "hair_colour", "skin", "clothes", "clothes_colour
               "eyebrows", "glasses", "nose", "background", "pattern")  # fmt: skip
 # Pictures of each split: held out by their combination of attributes, or by a part that no training picture shows.
 COUNTS = {"train": 28000, "heldout": 320, "heldout_part": 80}
+# Backgrounds without a figure, for training alone: what the lower layer of a picture is.
+BACKDROPS = 1600
 # Of 1000 combinations of style, hair, hair colour, skin and clothes, how many are held out.
 HELDOUT_SHARE = 30
 # So many kinds of hair are held out altogether, out of styles with more than six.
@@ -112,6 +114,22 @@ def split_of(row: dict[str, str]) -> str:
     return "heldout" if hashed("combination", *combination) % 1000 < HELDOUT_SHARE else "train"
 
 
+def backdrop(number: int) -> dict[str, object]:
+    """A background of the pictures, or every other time a scenery: turbulence, coloured by three curves."""
+    background = list(BACKGROUND)[hashed("backdrop", number, 0) % len(BACKGROUND)]
+    pattern = PATTERNS[hashed("backdrop", number, 1) % len(PATTERNS)]
+    row = {"number": number, "split": "backdrop", "style": "empty", "background": background, "pattern": pattern}
+    if number % 2:
+        return row | {"words": f"empty {background}{pattern}"}
+    draw = [hashed("scenery", number, i) % 1000 / 999 for i in range(19)]
+    frequencies = [0.004 * 20**f for f in draw[:2]]
+    # Four greys, each tinted a little.
+    curves = [[round(grey + 0.5 * (tint - 0.5), 3) for grey, tint in zip(draw[3:7], draw[i : i + 4], strict=True)]
+              for i in (7, 11, 15)]  # fmt: skip
+    scenery = {"frequencies": frequencies, "octaves": 1 + round(4 * draw[2]), "curves": curves}
+    return row | {"words": "empty scenery", "pattern": "scenery", "scenery": scenery}
+
+
 def words_of(row: dict[str, str]) -> list[str]:
     """At most eight, as Word Conditioning takes: style, hair, colours, glasses, mouth, background."""
     words = [row["style"], row["hair"], f"{row['hair_colour']}hair", f"{row['skin']}skin"]
@@ -156,6 +174,9 @@ def write_index(folder: Path) -> None:
     with (folder / "avatars.jsonl").open("w", encoding="utf-8") as file:
         for entry in index():
             print(json.dumps(drawing(entry)), file=file)
+        for number in range(BACKDROPS):
+            entry = backdrop(number)
+            print(json.dumps(entry | {"paper": BACKGROUND[entry["background"]]}), file=file)
 
 
 def write_heldout(folder: Path) -> None:

@@ -97,9 +97,19 @@ def velocity_error(model: torch.nn.Module, z: Tensor, s: Tensor, context: Tensor
 
 
 def train(
-    run: FlowRun, latents: Tensor, prompts: Prompts, seconds: float, decay: bool, check: Callable[[FlowRun], dict]
+    run: FlowRun,
+    latents: Tensor,
+    prompts: Prompts,
+    told: Tensor,
+    seconds: float,
+    decay: bool,
+    check: Callable[[FlowRun], dict],
 ) -> None:
-    """Steps until the time is up; `check` is called now and then, and what it returns is logged."""
+    """Steps until the time is up; `check` is called now and then, and what it returns is logged.
+
+    Words are dropped singly and all together, but for the first one of pictures where `told` (N,) is true: samples
+    without words never show those.
+    """
     begin, first = time.time(), run.step
     saved = begin
     with tqdm(desc="flow", initial=run.step, unit="step", mininterval=30) as bar:
@@ -107,6 +117,7 @@ def train(
             pick = torch.randint(len(latents), (BATCH,))
             z, s = latents[pick].float(), draw_levels(BATCH)
             keep = (torch.rand(BATCH, TOKENS) > DROP_WORD) & (torch.rand(BATCH, 1) > DROP_ALL)
+            keep[:, 0] |= told[pick]
             loss = velocity_error(run.fast, z, s, prompts.embed(pick, keep), torch.randn_like(z))
             warmth, left = min(1, (run.step - first + 1) / WARM_UP), 1 - passed / seconds if decay else 1
             run.update(loss.mean(), RATE * warmth * left)

@@ -68,8 +68,11 @@ def psnr(vae: torch.nn.Module, pictures: np.ndarray) -> Tensor:
     return torch.cat(out)
 
 
-def train_vae(run: Run, pictures: np.ndarray, train: np.ndarray, held: np.ndarray, seconds: float) -> None:
+def train_vae(
+    run: Run, pictures: np.ndarray, train: np.ndarray, held: np.ndarray, seconds: float, encoder: bool
+) -> None:
     """On 64 px crops of the training pictures."""
+    run.model.taesd_encoder.requires_grad_(encoder)
     for _ in run.loop(seconds, VAE_RATE, "autoencoder"):
         y, x = np.random.randint(0, 65, 2)
         vae_step(run, as_float(np.stack([pictures[i, y : y + 64, x : x + 64] for i in np.random.choice(train, 8)])))
@@ -130,7 +133,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of avatars.jsonl and avatars.bin")
     parser.add_argument("--work", type=Path, required=True, help="folder for training state")
     parser.add_argument("--hours", type=float, default=8.0)
-    parser.add_argument("--vae-hours", type=float, default=0.3, help="of this, for the autoencoder, once")
+    parser.add_argument(
+        "--vae-hours",
+        type=float,
+        default=0.0,
+        help="of this, for the autoencoder; once there are latents, for its decoder alone",
+    )
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--anew", action="store_true", help="begin with random weights, as another depth needs")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero over this run")
@@ -144,16 +152,17 @@ def main() -> None:
     import_host(opts.comfyui)
     opts.work.mkdir(parents=True, exist_ok=True)
     rows, pictures = read_index(opts.data), load_pictures(opts.data)
-    is_train = np.array([r["split"] == "train" for r in rows])
-    train, held = np.flatnonzero(is_train), np.flatnonzero([r["split"] == "heldout" for r in rows])
+    split = np.array([r["split"] for r in rows])
+    train, held = np.flatnonzero((split == "train") | (split == "backdrop")), np.flatnonzero(split == "heldout")
 
     encoded = opts.work / "latents.pt"
     torch.manual_seed(opts.seed)
     np.random.seed(opts.seed)
     vae = Run(opts.work / "vae.pt", shipped_vae(), VAE_RATE, "cpu")
-    if not encoded.exists():
-        train_vae(vae, pictures, train, held, 3600 * opts.vae_hours)
+    if opts.vae_hours:
+        train_vae(vae, pictures, train, held, 3600 * opts.vae_hours, not encoded.exists())
         print(f"autoencoder: held-out median {psnr(vae.ema, pictures[held]).median():.2f} dB")
+    if not encoded.exists():
         torch.save(encode_all(vae.ema, pictures), encoded)
     latents, mean, std = normalised(torch.load(encoded))
 
@@ -164,7 +173,8 @@ def main() -> None:
     train, held = torch.from_numpy(train), torch.from_numpy(held)
     check = Checks(latents, flow.Prompts(words), pictures[held[:SHEET_PROMPTS]], train, held, vae.ema, mean, std)
     kept = flow.Prompts([words[i] for i in train])
-    flow.train(run, latents[train], kept, end - time.time(), opts.decay, check)
+    told = torch.from_numpy(split == "backdrop")[train]
+    flow.train(run, latents[train], kept, told, end - time.time(), opts.decay, check)
     if opts.export:
         meta = {
             "modelspec.title": "Newton Constrained Sampling demo (avatars, 128 px)",

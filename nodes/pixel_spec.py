@@ -11,12 +11,11 @@ from ..sampler import (
     Constraint,
     EncoderDifference,
     FixedPoint,
-    LeastSquares,
     LinearMeasurement,
     Measurement,
     PixelConstraint,
     PixelMask,
-    SplitUpdate,
+    least_squares,
 )
 from .comfy_adapter import PixelCodec
 from .constraint_spec import LatentSpace
@@ -52,7 +51,7 @@ class PixelSpec:
         check_tile(self.tile, self.vae, tuple(n * self.vae.spacial_compression_encode() for n in space.shape[-2:]))
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
         measurement = per_latent(self.for_vae(), space).to(space.device)
-        difference = EncoderDifference(codec.decode, codec.encode, codec.step)
+        difference = EncoderDifference(codec.encode, codec.step)
         linear = isinstance(measurement, LinearMeasurement)
         if isinstance(measurement, FixedPoint):
             measurement.data_residual(self.grey_picture(space))  # a function that cannot do it says so before any call
@@ -61,14 +60,12 @@ class PixelSpec:
         elif self.vae.latent_dim == 3:
             to_latent = difference  # the fitted Jacobian is one of single pictures
         else:
-            to_latent = LeastSquares(codec.decode) if linear else difference
+            to_latent = least_squares if linear else difference
             if not (linear or has_encoder(self.vae)):
                 raise ValueError(NO_ENCODER)
-        direction = PixelConstraint(measurement, codec.decode, to_latent, self.noise)
-        if not (linear and has_encoder(self.vae)):
-            return direction
         # The encoder knows how to move x0, J which way leads there.
-        return SplitUpdate(PixelConstraint(measurement, codec.decode, difference, self.noise), direction)
+        to_x0 = difference if linear and has_encoder(self.vae) else None
+        return PixelConstraint(measurement, codec.decode, to_latent, self.noise, to_x0)
 
     def for_vae(self) -> Measurement:
         """The measurement of what the VAE's decoder gives: of a video VAE all pictures are one video.

@@ -54,7 +54,7 @@ class StyleSpec:
         reference = reference_gram(features, self.pictures.to(space.device), self.normalisation)
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
         gradient = self.direction == "decoder gradient"
-        to_latent = codec.decoder_vjp if gradient else EncoderDifference(codec.decode, codec.encode, codec.step)
+        to_latent = codec.decoder_vjp if gradient else EncoderDifference(codec.encode, codec.step)
         return StyleConstraint(features, reference, codec.decode, to_latent, self.normalisation)
 
 

@@ -3,7 +3,7 @@
 from .constraint import Constraint, Term, Update, WeightedSum, as_sum
 from .denoiser import Denoiser, Level, Scales, levels_of
 from .layers import LayerSettings, infer_mask, sample_layers
-from .least_squares import LeastSquares
+from .least_squares import least_squares
 from .newton import newton_steps
 from .noise import mixed_seed
 from .operators.blur import Blur, gaussian_kernel, motion_kernel
@@ -14,13 +14,13 @@ from .operators.resample import FILTERS, Resample
 from .pixel import (
     Backprojection,
     EncoderDifference,
+    Estimate,
     FixedPoint,
     Identity,
     LatentMap,
     LinearMeasurement,
     Measurement,
     PixelConstraint,
-    SplitUpdate,
     back_project,
 )
 from .plan import Plan

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import per_sample
-from .pixel import LinearMeasurement, PixelMap
+from .pixel import Estimate, LinearMeasurement, PixelMap
 
 # Latent cells, per axis, that a cell of the picture is taken to depend on; 1 fits worse, 5 no better.
 WIDTH = 3
@@ -45,16 +45,15 @@ def neighbourhoods(z: Tensor) -> Tensor:
     return F.unfold(z, WIDTH, padding=WIDTH // 2)
 
 
-def fitted_jacobian(decode: PixelMap, x0: Tensor, picture: Tensor) -> Convolution:
-    """The convolution that best explains how Dec(x0) = `picture` answers to random probes: forward passes alone.
+def fitted_jacobian(estimate: Estimate) -> Convolution:
+    """The convolution that best explains how Dec(x0) answers to random probes: forward passes alone.
 
     The probes are of random signs, the same for every sample and in every call.
 
     Args:
-        decode: x0 to a picture.
-        x0: (B, C, h, w).
-        picture: (B, 3, r h, r w) in [0, 1].
+        estimate: of x0 (B, C, h, w), its picture (B, 3, r h, r w).
     """
+    x0, picture = estimate.x0, estimate.picture
     generator = torch.Generator().manual_seed(0)
     _, channels, height, width = x0.shape
     unknown, ratio = channels * WIDTH**2, picture.shape[-1] // width
@@ -63,7 +62,7 @@ def fitted_jacobian(decode: PixelMap, x0: Tensor, picture: Tensor) -> Convolutio
         signs = 2 * torch.randint(2, (1, channels, height, width), generator=generator) - 1
         probe = (PROBE * signs).to(x0, non_blocking=x0.is_cuda)
         moved.append(neighbourhoods(probe)[0])
-        answers.append(F.pixel_unshuffle(decode(x0 + probe) - picture, ratio).flatten(2))
+        answers.append(F.pixel_unshuffle(estimate.decode(x0 + probe) - picture, ratio).flatten(2))
     X, Y = torch.cat(moved, 1), torch.cat(answers, 2)
     # Cells that no probe can tell from others, as in a latent of one row, count for nothing.
     ridge = RIDGE * PROBE**2 * X.shape[1] * torch.eye(unknown).to(X)
@@ -71,26 +70,17 @@ def fitted_jacobian(decode: PixelMap, x0: Tensor, picture: Tensor) -> Convolutio
     return Convolution(solution, ratio)
 
 
-@dataclass(frozen=True)
-class LeastSquares:
-    """The smallest step of x0 that undoes r, damped (Gauss-Newton); no gradients.
+def least_squares(estimate: Estimate, residual: PixelMap, measurement: LinearMeasurement) -> Tensor:
+    """The smallest step of x0 (B, C, H, W) that undoes r, damped (Gauss-Newton); no gradients.
 
     e = (D* A* A D + lambda)^-1 D* A* r = D* A* (A D D* A* + lambda)^-1 r, where D is the decoder's Jacobian at x0,
     fitted. Without the inverse this is the gradient; with it no direction that the decoder shows weakly is left behind
     (Levenberg, "A method for the solution of certain non-linear problems in least squares", 1944).
-
-    Attributes:
-        decode: x0 to a picture (B, 3, H, W) in [0, 1].
     """
-
-    decode: PixelMap
-
-    def __call__(self, x0: Tensor, residual: PixelMap, measurement: LinearMeasurement) -> Tensor:
-        picture = self.decode(x0)
-        r = residual(picture)
-        D = fitted_jacobian(self.decode, x0, picture)
-        g = D.adjoint(measurement.A_adjoint(r))
-        return damped_solution(lambda z: D.adjoint(measurement.A_adjoint_A(D(z))), g)
+    r = residual(estimate.picture)
+    D = fitted_jacobian(estimate)
+    g = D.adjoint(measurement.A_adjoint(r))
+    return damped_solution(lambda z: D.adjoint(measurement.A_adjoint_A(D(z))), g)
 
 
 def damped_solution(matrix: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:

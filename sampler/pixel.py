@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -38,7 +39,18 @@ class Measurement(Backprojection, Protocol):
         ...
 
 
-LatentMap = Callable[[Tensor, PixelMap, Any], Tensor]
+class Estimate:
+    """x0 (B, C, ..., H, W) and its picture, which is decoded once, where it is asked for."""
+
+    def __init__(self, x0: Tensor, decode: PixelMap):
+        self.x0, self.decode = x0, decode
+
+    @cached_property
+    def picture(self) -> Tensor:
+        return self.decode(self.x0)
+
+
+LatentMap = Callable[[Estimate, PixelMap, Any], Tensor]
 """From x0, the residual r of a picture, and the `Backprojection` that belongs to r, to e in x0 space."""
 
 
@@ -97,18 +109,16 @@ class EncoderDifference:
     better (bench/direction.py), and x0 + e is where A+ r leads.
 
     Attributes:
-        decode: x0 to a picture (B, 3, ..., H, W) in [0, 1].
-        encode: a picture to x0; deterministic (the encoder's mean).
+        encode: a picture (B, 3, ..., H, W) in [0, 1] to x0; deterministic (the encoder's mean).
         step: h, in units of the picture: an e_I whose largest magnitude is below is lengthened to it, or it would
             drown in the encoder's rounding; e is shortened in turn.
     """
 
-    decode: PixelMap
     encode: PixelMap
     step: float
 
-    def __call__(self, x0: Tensor, residual: PixelMap, measurement: Backprojection) -> Tensor:
-        picture = self.decode(x0)
+    def __call__(self, estimate: Estimate, residual: PixelMap, measurement: Backprojection) -> Tensor:
+        picture = estimate.picture
         e_pixel = measurement.A_dagger(residual(picture))
         length = max_abs(e_pixel)
         lengthened = unit_max(e_pixel) * length.clamp(min=self.step)
@@ -122,47 +132,32 @@ class PixelConstraint:
 
     Attributes:
         decode: x0 to a picture (B, 3, ..., H, W) in [0, 1].
-        to_latent: an `EncoderDifference`, `LeastSquares`, or the decoder's vector-Jacobian product with A* r, which is
-            -grad |y - A Dec(x0)| up to its length.
+        to_latent: makes the direction e: `least_squares`, an `EncoderDifference`, or the decoder's vector-Jacobian
+            product with A* r, which is -grad |y - A Dec(x0)| up to its length.
         noise: sigma_y; r is asked to shrink to this rms, no further, so that noise is not fitted.
+        to_x0: makes the step of x0 with which it satisfies the measurement; None where only the direction is known.
     """
 
     measurement: Measurement
     decode: PixelMap
     to_latent: LatentMap
     noise: float = 0.0
+    to_x0: LatentMap | None = None
     unit = "rms in the picture, white = 1"
 
     def update(self, x0: Tensor, sigma: float) -> Update:
-        sizes = []
+        estimate, sizes, to_x0 = Estimate(x0, self.decode), [], self.to_x0
 
         def residual(picture: Tensor) -> Tensor:
             r = self.measurement.data_residual(picture)
             sizes.append(rms(r))
             return r * beyond_noise(sizes[0], self.noise, r)
 
-        return Update(self.to_latent(x0, residual, self.measurement), sizes[0])
+        e = self.to_latent(estimate, residual, self.measurement)
+        return Update(e, sizes[0], to_x0 and (lambda: to_x0(estimate, residual, self.measurement)))
 
     def residual(self, x0: Tensor, sigma: float) -> Tensor:
         return rms(self.measurement.data_residual(self.decode(x0)))
-
-
-@dataclass(frozen=True)
-class SplitUpdate:
-    """x0 steps as one constraint asks, along the error direction of another on the same measurement."""
-
-    x0_step: PixelConstraint
-    direction: PixelConstraint
-
-    @property
-    def unit(self) -> str:
-        return self.direction.unit
-
-    def update(self, x0: Tensor, sigma: float) -> Update:
-        return self.direction.update(x0, sigma)._replace(x0_step=lambda: self.x0_step.update(x0, sigma).e)
-
-    def residual(self, x0: Tensor, sigma: float) -> Tensor:
-        return self.direction.residual(x0, sigma)
 
 
 def back_project(measurement: Measurement, picture: Tensor, noise: float = 0.0, rounds: int = 50) -> Tensor:

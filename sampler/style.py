@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .constraint import Update
-from .pixel import Identity, LatentMap, PixelMap
+from .pixel import Estimate, Identity, LatentMap, PixelMap
 
 Features = Callable[[Tensor], Tensor]
 """Differentiable map from pictures (B, 3, H, W) in [0, 1] to feature tokens (B, N, C); its weights need no gradient."""
@@ -96,4 +96,4 @@ class StyleConstraint:
             distances.append(distance)
             return down
 
-        return Update(self.to_latent(x0, descent, Identity()), distances[0])
+        return Update(self.to_latent(Estimate(x0, self.decode), descent, Identity()), distances[0])

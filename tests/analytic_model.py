@@ -4,7 +4,7 @@ from typing import Any
 
 import analytic
 import torch.nn.functional as F
-from newton_pack.sampler.pixel import LinearMeasurement, PixelConstraint, SplitUpdate
+from newton_pack.sampler.pixel import Estimate, LinearMeasurement, PixelConstraint
 from torch import Tensor
 
 
@@ -35,12 +35,11 @@ class Means:
     def __init__(self, y: Tensor):
         self.y = y
 
-    def bind(self, space: Any) -> SplitUpdate:
-        def to_x0(x0: Tensor, residual: Any, measurement: LinearMeasurement) -> Tensor:
-            return measurement.A_dagger(residual(x0))
+    def bind(self, space: Any) -> PixelConstraint:
+        def to_x0(estimate: Estimate, residual: Any, measurement: LinearMeasurement) -> Tensor:
+            return measurement.A_dagger(residual(estimate.x0))
 
-        constraint = PixelConstraint(LinearMeasurement(self, self.y), lambda x0: x0, to_x0)
-        return SplitUpdate(constraint, constraint)
+        return PixelConstraint(LinearMeasurement(self, self.y), lambda x0: x0, to_x0, to_x0=to_x0)
 
     def A(self, latent: Tensor) -> Tensor:
         return latent.mean(1, keepdim=True)

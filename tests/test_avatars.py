@@ -48,6 +48,15 @@ def test_the_index_fills_every_split_in_order(monkeypatch):
     assert all(a["number"] < b["number"] for a, b in itertools.pairwise(rows))
 
 
+def test_backdrops_are_empty_the_same_for_everybody_and_of_both_kinds():
+    made = [avatars.backdrop(n) for n in range(200)]
+    assert made == [avatars.backdrop(n) for n in range(200)]
+    assert all(row["split"] == "backdrop" and row["words"].split()[0] == "empty" for row in made)
+    scenery = [row for row in made if row["pattern"] == "scenery"]
+    assert len(scenery) == 100 and len({str(row["scenery"]) for row in scenery}) == 100
+    assert {row["background"] + row["pattern"] for row in made} > {"sky", "navystripes", "mintdots"}
+
+
 @pytest.mark.parametrize("style", avatars.STYLES)
 def test_the_drawing_program_is_told_colours(style):
     row = next(r for r in ROWS if r["style"] == style)
@@ -61,7 +70,8 @@ def test_the_help_page_lists_the_words():
     said = set(re.findall(r"`([a-z]+)`", page[page.index("## Words") : page.index("## What can")]))
     rows = [r for r in ROWS if avatars.split_of(r) != "heldout_part"]
     clothes = {part.lower() for style in avatars.STYLES.values() for part in style.get("clothes", [])}
-    words = {w for r in rows for w in avatars.words_of(r)} | clothes | {*avatars.CLOTHES, *avatars.PATTERNS}
+    rest = {w for n in range(avatars.BACKDROPS) for w in avatars.backdrop(n)["words"].split()}
+    words = {w for r in rows for w in avatars.words_of(r)} | rest | clothes | {*avatars.CLOTHES, *avatars.PATTERNS}
     composed = {c + part for c in avatars.CLOTHES for part in clothes} | {
         b + p for b in avatars.BACKGROUND for p in avatars.PATTERNS if p
     }

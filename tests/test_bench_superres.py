@@ -26,11 +26,9 @@ def identity(picture):
 def run_method(entry, count=8):
     measured, denoise = sampler.LinearMeasurement(OPERATOR, OPERATOR.A(PRIOR.draw(1, 12))), PRIOR.denoiser()
     # Pictures are latents: the decoder's Jacobian is the identity.
-    fitted, difference = sampler.LeastSquares(identity), sampler.EncoderDifference(identity, identity, 0.005)
-    to_latent = (lambda x0, r, m: m.A_adjoint(r(x0))) if entry.backward_per_level else fitted
-    constraint = sampler.SplitUpdate(
-        sampler.PixelConstraint(measured, identity, difference), sampler.PixelConstraint(measured, identity, to_latent)
-    )
+    difference = sampler.EncoderDifference(identity, 0.005)
+    to_latent = (lambda z, r, m: m.A_adjoint(r(z.x0))) if entry.backward_per_level else sampler.least_squares
+    constraint = sampler.PixelConstraint(measured, identity, to_latent, to_x0=difference)
     x = analytic.start_noise(count, 5, analytic.LEVELS[0])
     out = entry.run(denoise, x, analytic.LEVELS, constraint, 3)
     return measured.data_residual(out).square().mean().sqrt(), denoise.calls

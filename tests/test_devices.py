@@ -11,7 +11,6 @@ from newton_pack.sampler import (
     EncoderDifference,
     FixedPoint,
     LatentMask,
-    LeastSquares,
     LinearMeasurement,
     PixelConstraint,
     PixelMask,
@@ -19,12 +18,12 @@ from newton_pack.sampler import (
     Recorder,
     Resample,
     Scales,
-    SplitUpdate,
     StyleConstraint,
     Term,
     WeightedSum,
     gaussian_kernel,
     grey,
+    least_squares,
     levels_of,
     sample_constrained,
 )
@@ -52,9 +51,9 @@ def encode(picture):
     return F.avg_pool2d(torch.cat([picture, picture[:, :1]], 1), RATIO)
 
 
-def vjp(x0, residual, measurement):
+def vjp(estimate, residual, measurement):
     with torch.enable_grad():
-        z = x0.clone().requires_grad_()
+        z = estimate.x0.clone().requires_grad_()
         picture = decode(z)
         return torch.autograd.grad(picture, z, measurement.A_adjoint(residual(picture.detach())))[0]
 
@@ -68,8 +67,7 @@ def measured(name):
 
 
 def split(measurement):
-    difference = PixelConstraint(measurement, decode, EncoderDifference(decode, encode, 0.005), noise=0.01)
-    return SplitUpdate(difference, PixelConstraint(measurement, decode, LeastSquares(decode), noise=0.01))
+    return PixelConstraint(measurement, decode, least_squares, 0.01, EncoderDifference(encode, 0.005))
 
 
 def mask():
@@ -80,7 +78,7 @@ def style():
     def features(picture):
         return F.avg_pool2d(picture, 4).flatten(2).mT
 
-    return StyleConstraint(features, torch.ones(1, 3, 3, device=META), decode, EncoderDifference(decode, encode, 0.005))
+    return StyleConstraint(features, torch.ones(1, 3, 3, device=META), decode, EncoderDifference(encode, 0.005))
 
 
 CONSTRAINTS = {

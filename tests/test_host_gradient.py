@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from graphs import SIZE, picture
-from newton_pack.sampler import Identity, LeastSquares, LinearMeasurement, PixelConstraint, Resample
+from newton_pack.sampler import Estimate, Identity, LinearMeasurement, PixelConstraint, Resample, least_squares
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 
@@ -21,7 +21,7 @@ def test_the_decoders_gradient_is_the_numerical_one(host, vae, tile):
     x0 = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     goal = torch.full((1, 3, SIZE, SIZE), 0.5)
     with torch.inference_mode():
-        e = codec.decoder_vjp(x0, lambda p: goal - p, Identity())
+        e = codec.decoder_vjp(Estimate(x0, codec.decode), lambda p: goal - p, Identity())
         raw = codec.differentiable_decoder
 
         def energy(z):
@@ -44,7 +44,7 @@ def test_least_squares_leaves_less_than_the_gradient_at_x8(host, vae, tile):
         x0 = codec.encode(truth)
         x0 = x0 + 0.5 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
         left = {}
-        for name, to_latent in (("least squares", LeastSquares(codec.decode)), ("gradient", codec.decoder_vjp)):
+        for name, to_latent in (("least squares", least_squares), ("gradient", codec.decoder_vjp)):
             e = PixelConstraint(m, codec.decode, to_latent).update(x0, 1.0).e
             steps = (x0 + t * e / e.abs().max() for t in (0.0, 0.25, 0.5, 1.0, 2.0, 4.0))
             sizes = [m.data_residual(codec.decode(z)).square().mean().item() for z in steps]
@@ -58,7 +58,7 @@ def test_too_little_memory_for_the_gradient_is_said_beforehand(host, vae, monkey
     codec = host.module("nodes.comfy_adapter.codec")
     x0 = torch.zeros(1, 4, 1024, 1024)
     with pytest.raises(ValueError, match=r"vae: .*GB are free. Set tile to \d+, which fits") as error:
-        codec.PixelCodec(vae).decoder_vjp(x0, lambda p: p, Identity())
+        codec.PixelCodec(vae).decoder_vjp(Estimate(x0, None), lambda p: p, Identity())
     side = int(re.search(r"tile to (\d+)", str(error.value))[1])
     free = 1.001 * codec.PixelCodec(vae).gradient_memory(x0, side // 8)
     monkeypatch.setattr(codec.comfy.model_management, "get_free_memory", lambda *args: free)
@@ -83,6 +83,6 @@ def test_the_memory_of_the_gradient_is_known_beforehand(host, vae, monkeypatch, 
     monkeypatch.setattr(management, "load_models_gpu", listening)
     x0 = torch.zeros(2, 4, height, width)
     with live_memory.LiveBytes() as live:
-        codec.PixelCodec(vae, tile).decoder_vjp(x0, lambda p: 1 - p, Identity())
+        codec.PixelCodec(vae, tile).decoder_vjp(Estimate(x0, None), lambda p: 1 - p, Identity())
     weights = sum(p.nbytes for p in vae.first_stage_model.parameters())
     assert live.peak - weights < max(asked) < 2 * live.peak

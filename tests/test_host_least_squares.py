@@ -3,7 +3,7 @@
 import pytest
 import torch
 from graphs import picture
-from newton_pack.sampler import LeastSquares, LinearMeasurement, PixelConstraint
+from newton_pack.sampler import LinearMeasurement, PixelConstraint, least_squares
 from test_host_pixel_nodes import GIVEN, operator, outputs
 
 
@@ -20,7 +20,7 @@ def test_it_leads_to_what_was_measured(host, vae, name):
     with torch.inference_mode():
         x0 = codec.encode(picture()[0].movedim(-1, 1))
         x0 = x0 + 0.5 * torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
-        e = PixelConstraint(m, codec.decode, LeastSquares(codec.decode)).update(x0, 1.0).e
+        e = PixelConstraint(m, codec.decode, least_squares).update(x0, 1.0).e
         steps = (x0 + t * e / e.abs().max() for t in (0.0, 0.125, 0.25, 0.5, 1.0, 2.0))
         sizes = [m.data_residual(codec.decode(z)).square().mean().item() for z in steps]
     print(f"\n{name}: left of the squared residual {min(sizes) / sizes[0]:.2f}")

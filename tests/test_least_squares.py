@@ -3,7 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from newton_pack.sampler import EncoderDifference, LeastSquares, LinearMeasurement, PixelConstraint, Resample, grey
+from newton_pack.sampler import (
+    EncoderDifference,
+    Estimate,
+    LinearMeasurement,
+    PixelConstraint,
+    Resample,
+    grey,
+    least_squares,
+)
 from newton_pack.sampler.least_squares import DAMPING, fitted_jacobian
 
 CHANNELS, RATIO, SIDE = 4, 4, 6
@@ -47,25 +55,25 @@ def measured(operator, batch=2):
 
 
 def direction(decode, m, x0, noise=0.0):
-    return PixelConstraint(m, decode, LeastSquares(decode), noise).update(x0, 1.0)
+    return PixelConstraint(m, decode, least_squares, noise).update(x0, 1.0)
 
 
 def test_a_decoder_that_is_a_convolution_is_found():
     x0, z = point(), point(seed=3)
-    D = fitted_jacobian(linear, x0, linear(x0))
+    D = fitted_jacobian(Estimate(x0, linear))
     assert cosine(D(z), exact_jvp(linear, x0, z)) > 1 - 1e-5
 
 
 def test_the_fit_is_near_the_jacobian_of_a_curved_decoder():
     x0, z = point(), point(seed=3)
-    D = fitted_jacobian(curved, x0, curved(x0))
+    D = fitted_jacobian(Estimate(x0, curved))
     found, other = (cosine(D(z), exact_jvp(curved, at, z)) for at in (x0, 3 * point(seed=8)))
     print(f"\ncosine with the Jacobian here {found:.3f}, elsewhere {other:.3f}")
     assert found > 0.9 and found > other + 0.05
 
 
 def test_the_adjoint_is_one():
-    D = fitted_jacobian(curved, point(), curved(point()))
+    D = fitted_jacobian(Estimate(point(), curved))
     z, v = point(seed=3), noise(2, 3, SIDE * RATIO, SIDE * RATIO, seed=4)
     assert torch.allclose((D(z) * v).sum(), (z * D.adjoint(v)).sum())
 
@@ -116,7 +124,7 @@ def test_what_the_decoder_does_not_show_is_left_alone():
 
     m, x0 = measured(shrinking()), point()
     e = direction(decode, m, x0).e
-    other = EncoderDifference(decode, encode, 0.005)(x0, m.data_residual, m)
+    other = EncoderDifference(encode, 0.005)(Estimate(x0, decode), m.data_residual, m)
     shares = [t[:, 3].abs().max() / t.abs().max() for t in (e, other)]
     assert shares[0] < 0.01 and shares[1] > 0.2
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from newton_pack.sampler import (
     EncoderDifference,
+    Estimate,
     FixedPoint,
     Identity,
     LatentMask,
@@ -13,7 +14,6 @@ from newton_pack.sampler import (
     PixelConstraint,
     PixelMask,
     Resample,
-    SplitUpdate,
     Term,
     WeightedSum,
     back_project,
@@ -46,9 +46,9 @@ def encode(picture):
     return torch.einsum("dc,bdhw->bchw", rotation(), (picture - 0.5) / 0.1)
 
 
-def decoder_vjp(x0, residual, m):
+def decoder_vjp(estimate, residual, m):
     with torch.enable_grad():
-        z = x0.clone().requires_grad_()
+        z = estimate.x0.clone().requires_grad_()
         picture = decode(z)
         return torch.autograd.grad(picture, z, m.A_adjoint(residual(picture.detach())))[0]
 
@@ -90,14 +90,14 @@ def test_the_gradient_is_that_of_the_residual_norm(name):
 def test_one_encoder_difference_satisfies_a_lossless_autoencoder(name):
     """Dec(x0 + e) measures as y, when e has its own length: a Newton step."""
     m, x0 = measured(name, picture()), noise(1, 3, SIZE, SIZE)
-    e = EncoderDifference(decode, encode, 1e-6)(x0, m.data_residual, m)
+    e = EncoderDifference(encode, 1e-6)(Estimate(x0, decode), m.data_residual, m)
     assert m.data_residual(decode(x0 + e)).abs().max() < 1e-10
 
 
 def test_both_ways_agree_where_they_must():
     """Area averaging has A* in proportion to A+, and a rotation is its own inverse transposed."""
     m, x0 = measured("area", picture()), noise(1, 3, SIZE, SIZE)
-    forward = PixelConstraint(m, decode, EncoderDifference(decode, encode, 0.005)).update(x0, 1.0).e
+    forward = PixelConstraint(m, decode, EncoderDifference(encode, 0.005)).update(x0, 1.0).e
     gradient = PixelConstraint(m, decode, decoder_vjp).update(x0, 1.0).e
     assert torch.allclose(unit_max(forward), unit_max(gradient), atol=1e-9)
 
@@ -108,7 +108,7 @@ def test_noise_is_not_fitted(way):
     m = measured("area", picture().expand(3, -1, -1, -1))
     off = torch.tensor([0.03, 0.015, 0.0], dtype=torch.float64)
     x0 = encode(picture() + off.reshape(3, 1, 1, 1))
-    to_latent = EncoderDifference(decode, encode, 0.005) if way == "forward" else decoder_vjp
+    to_latent = EncoderDifference(encode, 0.005) if way == "forward" else decoder_vjp
     update = PixelConstraint(m, decode, to_latent, noise=0.02).update(x0, 1.0)
     assert torch.allclose(update.residual, off, atol=1e-12)
     assert (update.e.abs().flatten(1).amax(1) > 0).tolist() == [True, False, False]
@@ -127,7 +127,7 @@ def test_small_changes_are_lengthened_for_the_encoder():
     x0 = noise(2, 3, SIZE, SIZE)
     change = torch.zeros(2, 3, SIZE, SIZE, dtype=torch.float64)
     change[0, 0, 0, 0], change[1, 0, 0, 0] = 1e-4, 0.5
-    e = EncoderDifference(decode, watched, 0.1)(x0, lambda p: change, Identity())
+    e = EncoderDifference(watched, 0.1)(Estimate(x0, decode), lambda p: change, Identity())
     longest = (seen[0] - seen[1]).abs().flatten(1).amax(1)
     assert torch.allclose(longest, torch.tensor([0.1, 0.5], dtype=torch.float64))
     assert torch.allclose(decode(x0 + e) - decode(x0), change, atol=1e-12)  # and e shortened in turn
@@ -137,11 +137,10 @@ def test_an_estimate_moved_by_the_whole_e_ends_on_the_measurement():
     """Carried along J e alone it comes near."""
     prior = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
     m = LinearMeasurement(Resample.by_factor((4, 4), 2, "area"), torch.zeros(1, 1, 4, 4))
-    to_latent = EncoderDifference(identity, identity, 0.005)
+    to_latent = EncoderDifference(identity, 0.005)
     left = {}
     for whole in (False, True):
-        constraint = PixelConstraint(m, identity, to_latent)
-        constraint = SplitUpdate(constraint, constraint) if whole else constraint
+        constraint = PixelConstraint(m, identity, to_latent, to_x0=to_latent if whole else None)
         x = analytic.start_noise(8, 3, analytic.LEVELS[0])
         out = sample_constrained(prior.denoiser(), x, analytic.LEVELS, constraint, NewtonSettings(), 0.005)
         left[whole] = rms(m.data_residual(out)).mean().item()
@@ -155,11 +154,10 @@ def test_in_a_sum_the_measurement_still_holds_and_the_other_term_acts():
     truth, operator, half = prior.draw(1, 12), Resample.by_factor((4, 4), 2, "area"), torch.zeros(1, 1, 8, 8)
     half[..., :4] = 1
     m, mask = LinearMeasurement(operator, operator.A(truth)), LatentMask(truth.expand(8, -1, -1, -1), half)
-    to_latent = EncoderDifference(identity, identity, 0.005)
+    to_latent = EncoderDifference(identity, 0.005)
 
     def run(whole, *others):
-        pixels = PixelConstraint(m, identity, to_latent)
-        pixels = SplitUpdate(pixels, pixels) if whole else pixels
+        pixels = PixelConstraint(m, identity, to_latent, to_x0=to_latent if whole else None)
         both = WeightedSum((Term(pixels), *map(Term, others)))
         x = analytic.start_noise(8, 3, analytic.LEVELS[0])
         out = sample_constrained(prior.denoiser(), x, analytic.LEVELS, both, NewtonSettings(), 0.005)
@@ -206,5 +204,5 @@ def test_a_target_is_reached():
     posterised = FixedPoint(lambda p: (4 * p).round() / 4)
     closed = back_project(posterised, picture())
     assert posterised.data_residual(closed).abs().max() == 0
-    update = PixelConstraint(posterised, decode, EncoderDifference(decode, encode, 1e-6)).update(encode(picture()), 1.0)
+    update = PixelConstraint(posterised, decode, EncoderDifference(encode, 1e-6)).update(encode(picture()), 1.0)
     assert update.residual.item() == pytest.approx(posterised.data_residual(picture()).square().mean().sqrt().item())

@@ -1,4 +1,4 @@
-"""Laws of a step of x0 along another error direction, of sums of them, and of when it is asked for."""
+"""Laws of a step of x0 beside another error direction, of sums of them, and of when it is asked for."""
 
 from dataclasses import replace
 
@@ -10,9 +10,9 @@ from newton_pack.sampler import (
     NewtonSettings,
     PixelConstraint,
     Scales,
-    SplitUpdate,
     Term,
     WeightedSum,
+    least_squares,
     sample_constrained,
 )
 from newton_pack.sampler.newton import extrapolate_x0
@@ -21,45 +21,45 @@ from test_pixels import decode, decoder_vjp, encode, measured, noise, picture
 TRUTH = picture()
 TASK = measured("area", TRUTH)
 GRADIENT = PixelConstraint(TASK, decode, decoder_vjp)
-DIFFERENCE = PixelConstraint(TASK, decode, EncoderDifference(decode, encode, 1e-6))
+DIFFERENCE = EncoderDifference(encode, 1e-6)
+SPLIT = replace(GRADIENT, to_x0=DIFFERENCE)
 X0 = noise(1, 3, 32, 32, seed=5)
 
 
 class Counted:
-    """`DIFFERENCE`, and how often it was asked."""
+    """A function, and how often it was asked."""
 
-    asked = 0
+    def __init__(self, function):
+        self.function, self.asked = function, 0
 
-    def update(self, x0, sigma):
+    def __call__(self, *args):
         self.asked += 1
-        return DIFFERENCE.update(x0, sigma)
+        return self.function(*args)
 
 
 def test_direction_and_step_come_from_one_each():
-    update = SplitUpdate(DIFFERENCE, GRADIENT).update(X0, 1.0)
+    update = SPLIT.update(X0, 1.0)
     assert torch.equal(update.e, GRADIENT.update(X0, 1.0).e)
     assert torch.equal(update.residual, GRADIENT.update(X0, 1.0).residual)
     assert TASK.data_residual(decode(X0 + update.x0_step())).abs().max() < 1e-9
 
 
 def test_chosen_samples_alone_take_the_step():
-    along = SplitUpdate(DIFFERENCE, GRADIENT)
     both = torch.cat([X0, X0 + 0.1])
-    only = along.update(both, 1.0).only(torch.tensor([False, True]))
+    only = SPLIT.update(both, 1.0).only(torch.tensor([False, True]))
     assert not only.x0_step()[0].any() and only.x0_step()[1].any()
 
 
 def test_steps_of_a_sum_are_averaged_by_their_weights():
-    other = SplitUpdate(replace(DIFFERENCE, measurement=measured("area", picture(seed=4))), GRADIENT)
-    along = SplitUpdate(DIFFERENCE, GRADIENT)
-    found = WeightedSum((Term(along, 1.0), Term(other, 3.0))).update(X0, 1.0).x0_step()
-    steps = [c.update(X0, 1.0).x0_step() for c in (along, other)]
+    other = replace(SPLIT, measurement=measured("area", picture(seed=4)))
+    found = WeightedSum((Term(SPLIT, 1.0), Term(other, 3.0))).update(X0, 1.0).x0_step()
+    steps = [c.update(X0, 1.0).x0_step() for c in (SPLIT, other)]
     torch.testing.assert_close(found, 0.25 * steps[0] + 0.75 * steps[1])
     assert not torch.allclose(found, (steps[0] + steps[1]) / 2, atol=0.01)
 
 
 def test_beside_a_term_without_a_step_x0_takes_the_known_one_in_full_and_the_rest_of_the_newton_step():
-    update = WeightedSum((Term(SplitUpdate(DIFFERENCE, GRADIENT)), Term(GRADIENT))).update(X0, 1.0)
+    update = WeightedSum((Term(SPLIT), Term(GRADIENT))).update(X0, 1.0)
     step, known = noise(1, 3, 32, 32, seed=8), update.x0_step()
     moved = extrapolate_x0(X0, step, update) - X0
     assert update.incomplete and torch.allclose((moved * known).sum(), known.square().sum())
@@ -69,8 +69,17 @@ def test_beside_a_term_without_a_step_x0_takes_the_known_one_in_full_and_the_res
 
 @pytest.mark.parametrize(("carry", "asked"), [(True, 4), (False, 0)])
 def test_it_is_asked_for_once_a_level_and_only_where_x0_is_carried(carry, asked):
-    counted = Counted()
+    counted = Counted(DIFFERENCE)
     denoise = Denoiser(lambda x, sigma: 0.5 * x, lambda sigma: Scales(1.0, sigma))
     settings = replace(NewtonSettings(3), carry=carry)
-    sample_constrained(denoise, X0, [4.0, 2.0, 1.0, 0.5, 0.0], SplitUpdate(counted, GRADIENT), settings, 0.01)
+    sample_constrained(denoise, X0, [4.0, 2.0, 1.0, 0.5, 0.0], replace(GRADIENT, to_x0=counted), settings, 0.01)
     assert counted.asked == asked
+
+
+def test_the_picture_is_decoded_once_for_both():
+    counted = Counted(decode)
+    split = PixelConstraint(TASK, counted, least_squares, to_x0=DIFFERENCE)
+    split.update(X0, 1.0).x0_step()
+    direction = Counted(decode)
+    PixelConstraint(TASK, direction, least_squares).update(X0, 1.0)
+    assert counted.asked == direction.asked

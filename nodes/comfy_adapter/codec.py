@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...sampler import Backprojection, tiled
+from ...sampler import Backprojection, Estimate, tiled
 from ..vae_checks import INCOMPLETE, NO_ENCODER, as_frames, check_frames, has_encoder
 from .precision import encoder_step
 from .weights import with_copied_weights
@@ -91,14 +91,14 @@ class PixelCodec:
 
         return self.process_in(self.over_tiles(one, picture, self.ratio, 1))
 
-    def decoder_vjp(self, x0: Tensor, residual: Map, measurement: Backprojection) -> Tensor:
+    def decoder_vjp(self, estimate: Estimate, residual: Map, measurement: Backprojection) -> Tensor:
         """The vector-Jacobian product of the unclamped decoder at x0 with A* r, r = residual(Dec(x0)), by autograd.
 
         Raises:
             ValueError: there is not enough memory.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            decode = self.differentiable_decoder
+            x0, decode = estimate.x0, self.differentiable_decoder
             self.make_room(x0)
             z = x0.clone().requires_grad_()
             if self.cells(z, 1) < max(z.shape[-2:]):
