@@ -13,7 +13,7 @@ import report
 import torch
 import vgg
 from entry import Entry
-from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
+from inpaint import LAYOUT, Cases, Made, measure, write_sheets
 from methods import entries
 from targets import AVATARS, CheckpointTarget, add_dtype, conditioning
 from tqdm import tqdm
@@ -24,8 +24,8 @@ COMPARED = ("ours/fast", "ours/newton", "replacement")
 def run_entry(target: CheckpointTarget, entry: Entry, levels: int, cases: Cases) -> tuple:
     """Pictures of all cases, each with its own prompt, and the calls of a run."""
     made, calls = [], 0
-    for first in range(0, len(cases.index), BATCH):
-        part = slice(first, first + BATCH)
+    for first in range(0, len(cases.index), target.batch):
+        part = slice(first, first + target.batch)
         target.prompt = conditioning([target.rows[cases.names[i]]["prompt"] for _, i, _ in cases.index[part]])
         pictures, calls = target.inpaint(entry, levels, cases.truth[part], cases.hidden[part], cases.noise_seeds[part])
         made.append(torch.from_numpy(pictures))

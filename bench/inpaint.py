@@ -23,10 +23,10 @@ from judge import agreement, shared_judge
 from masks import ALL_MASKS, bench_mask
 from methods import entries
 from metrics import composite, feature_measures, mse, psnr, seam, sharpness
+from mosaic import Mosaic
 from targets import Target, add_dtype, open_target
 from tqdm import tqdm
 
-BATCH = 32
 HIGHEST_PSNR = 100.0
 LAYOUT = report.Layout(
     name="inpaint",
@@ -83,8 +83,8 @@ def run_entry(
 ) -> tuple[np.ndarray, int, float]:
     """Pictures of all cases, the calls of a run and seconds per picture; batch by batch, or as kept earlier."""
     made, calls, seconds = [], 0, 0.0
-    for first in range(0, len(cases.index), BATCH):
-        part = slice(first, first + BATCH)
+    for first in range(0, len(cases.index), target.batch):
+        part = slice(first, first + target.batch)
         file = kept / f"{entry.label.replace('/', '_')}_{len(cases.index)}_{first:05}.npz"
         if not file.exists():
             start = time.perf_counter()
@@ -169,6 +169,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--published-seeds", type=int, help="of the two published loops, which cost 220 calls")
+    parser.add_argument("--mosaic", type=int, default=1, help="N: N x N pictures as one, in windows; one seed")
     parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--masks", nargs="+", choices=list(ALL_MASKS), default=list(ALL_MASKS))
@@ -183,6 +184,8 @@ def main() -> None:
         target = open_target(opts.model, opts.folder, opts.dtype)
     except FileNotFoundError as e:
         sys.exit(str(e))
+    if opts.mosaic > 1:
+        target, opts.images, opts.seeds = Mosaic(target, opts.mosaic), opts.mosaic**2, 1
     chosen = [e for e in entries(target.dtype) if e.chosen(opts.only)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
     fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)

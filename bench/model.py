@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import report
 import torch
-from inpaint import BATCH, Cases, run_entry
+from inpaint import Cases, run_entry
 from jacobian import write
 from judge import ATTRIBUTES, KEPT, Judge, agreement, attributes, hit
 from methods import entries
@@ -47,8 +47,8 @@ def sample(target: CheckpointTarget, texts: list[str], seeds: list[int], opts: a
     import comfy.sample
 
     made = []
-    for first in tqdm(range(0, len(seeds), BATCH), desc="sampling", unit="batch"):
-        part = slice(first, first + BATCH)
+    for first in tqdm(range(0, len(seeds), target.batch), desc="sampling", unit="batch"):
+        part = slice(first, first + target.batch)
         noise = start_noise((target.vae.latent_channels, 16, 16), seeds[part])
         out = comfy.sample.sample(
             target.model, noise, opts.levels, opts.cfg if any(texts) else 1.0, "euler", "simple",

@@ -41,6 +41,7 @@ class Target(Protocol):
     notes: dict[str, str]
     dtype: torch.dtype
     rows: dict[str, dict[str, str]]  # attributes of the truths by name, of avatars
+    batch: int  # pictures at a time
 
     def truths(self, split: str, count: int) -> tuple[list[str], np.ndarray]: ...
 
@@ -65,7 +66,7 @@ def start_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
 class SmallTarget:
     """MNIST or Fashion; the truths are draws from the model itself, other seeds for tuning than for reporting."""
 
-    dtype, rows = torch.float32, {}
+    dtype, rows, batch = torch.float32, {}, 32
 
     def __init__(self, name: str):
         if not small_ddpm.weights_file(name).exists():
@@ -110,7 +111,7 @@ class CheckpointTarget:
     none, none and 1. Without a folder the pictures are avatars, and `rows` holds their attributes by name.
     """
 
-    cfg = 1.0
+    cfg, batch = 1.0, 32
 
     def __init__(self, file: Path, folder: Path | None = None, dtype: str | None = None):
         sys.path.insert(0, os.environ["COMFYUI_PATH"])

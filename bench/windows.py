@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from entry import Entry
 from methods import in_dtype
 from metrics import psnr
+from mosaic import joined, over_windows
 from pack import ROOT, sampler
 from superres_methods import enlarge, free, newton
 from targets import CheckpointTarget, add_dtype, open_target
@@ -39,23 +40,9 @@ from newton_pack.sampler.tiles import windows  # isort: skip
 
 def mosaics(target: CheckpointTarget, side: int, count: int) -> np.ndarray:
     """(count, side, side, 3): held-out pictures side by side."""
-    _, pictures = target.truths("heldout", count * (side // 128) ** 2)
-    n = side // pictures.shape[1]
-    grid = pictures.reshape(-1, n, n, *pictures.shape[1:])
-    return grid.swapaxes(2, 3).reshape(-1, side, side, 3)
-
-
-def over_windows(target: CheckpointTarget, cells: int, window: int, run: Any) -> Any:
-    """What `run` gives while every prompt of the model is for windows."""
-    from newton_pack.nodes.windows import WindowConditioning
-
-    latent, whole = {"samples": torch.zeros(1, target.vae.latent_channels, cells, cells)}, target.prompt
-    made = WindowConditioning.execute(whole, whole, latent, window, window // 2).result
-    target.prompt, target.negative = made
-    try:
-        return run()
-    finally:
-        target.prompt = target.negative = whole
+    n = side // 128
+    _, pictures = target.truths("heldout", count * n**2)
+    return np.stack([joined(pictures[i : i + n * n], n) for i in range(0, len(pictures), n * n)])
 
 
 def by_tiles(target: CheckpointTarget, entry: Entry, spec: Any, upscaled: Tensor, seeds: list[int], window: int):

@@ -18,6 +18,7 @@ import live_memory
 import masks
 import methods
 import metrics
+import mosaic
 import report
 from pack import sampler
 
@@ -192,3 +193,10 @@ def test_growth_finds_the_exponent():
     rows = [{"values": n, "peak_bytes": 7 * n, "seconds": 3 * n**2} for n in (10, 100, 5000)]
     assert growth.exponent(rows, "peak_bytes") == pytest.approx(1)
     assert growth.exponent(rows, "seconds") == pytest.approx(2)
+
+
+def test_a_mosaic_is_cut_into_its_pictures():
+    parts = RNG.random((9, 4, 6, 3))
+    whole = mosaic.joined(parts, 3)
+    assert whole.shape == (12, 18, 3) and (whole[4:8, 6:12] == parts[4]).all()
+    assert (mosaic.cut(whole, 3) == parts).all()
