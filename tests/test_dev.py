@@ -84,12 +84,22 @@ def test_a_folder_that_is_no_comfyui(project, comfyui, missing):
     assert f"it has no {missing}" in sentence(dev(project, "test", COMFYUI_PATH=comfyui))
 
 
-def wanted(project: Path, comfyui: Path) -> tuple[Path, str]:
-    """The environment's folder for a ComfyUI and the digest of what it has to hold."""
+def wanted(project: Path, comfyui: Path | str) -> tuple[Path, str]:
+    """The environment's folder for a ComfyUI, "" for none, and the digest of what it has to hold."""
     code = "from environment import find_host; host = find_host(); print(host.venv); print(host.wanted())"
     variables = environment(COMFYUI_PATH=comfyui, PYTHONPATH=project / "tools")
     folder, digest = subprocess.check_output([sys.executable, "-c", code], env=variables, text=True).split()
     return Path(folder), digest
+
+
+def test_the_pinned_comfyui_has_one_environment_whether_named_or_not(project):
+    """Else every change between the two would make it anew, under whatever runs in it."""
+    assert wanted(project, project / ".cache" / "comfyui-0.3.75") == wanted(project, "")
+
+
+def test_a_comfyui_of_ones_own_of_the_pinned_version_leaves_the_other_environment_alone(project, comfyui):
+    (comfyui / "comfyui_version.py").write_text('__version__ = "0.3.75"\n')
+    assert wanted(project, comfyui)[0] != wanted(project, "")[0]
 
 
 def test_a_comfyui_that_lacks_a_package(project, comfyui):

@@ -1,4 +1,7 @@
-"""One virtual environment for each ComfyUI, .cache/venv-VERSION: what the host imports, the tests and the tools."""
+"""One virtual environment for each ComfyUI: what the host imports, the tests and the tools.
+
+.cache/venv-VERSION; for a ComfyUI of your own .cache/venv-VERSION-own.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class Host:
 
     @property
     def venv(self) -> Path:
-        return CACHE / f"venv-{self.version}"
+        return CACHE / (f"venv-{self.version}-own" if self.own else f"venv-{self.version}")
 
     @property
     def bin(self) -> Path:
@@ -73,9 +76,9 @@ class Host:
 
 
 def find_host() -> Host:
-    path = os.environ.get("COMFYUI_PATH")
-    if not path:
-        return Host(CACHE / f"comfyui-{PINNED}", PINNED, own=False)
+    path, pinned = os.environ.get("COMFYUI_PATH"), CACHE / f"comfyui-{PINNED}"
+    if not path or Path(path).resolve() == pinned.resolve():
+        return Host(pinned, PINNED, own=False)
     comfyui = Path(path).resolve()
     for name in ("main.py", "requirements.txt", "comfyui_version.py"):
         if not (comfyui / name).is_file():
