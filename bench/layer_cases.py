@@ -102,7 +102,8 @@ def avatar_composites(kind: str, rows: list[dict[str, str]], pictures: np.ndarra
     """`count` composites of avatars (N, H, W, 3), in their order.
 
     pattern, photo: an avatar, cut out of its plain background, over one of the data set's patterned backgrounds or over
-    a photograph, whose prompt is empty. half, disc: two avatars, divided by a line or a disc.
+    a photograph, whose prompt says no more than that it is a scenery. half, disc: two avatars, divided by a line or a
+    disc.
     """
     if kind in ("half", "disc"):
         pairs = [(2 * i, 2 * i + 1) for i in range(count)]
@@ -116,9 +117,9 @@ def avatar_composites(kind: str, rows: list[dict[str, str]], pictures: np.ndarra
         alpha, colours = cut_out(pictures[k])
         style, paper = PATTERNS[i % 3], list(BACKGROUND)[i % len(BACKGROUND)]
         if kind == "photo":
-            ground, words = photograph(i), ""
+            ground, words = photograph(i), "empty scenery"
         else:
-            ground, words = pattern(style, len(alpha), BACKGROUND[paper]), paper + style
+            ground, words = pattern(style, len(alpha), BACKGROUND[paper]), f"empty {paper}{style}"
         cases.append(Composite(f"{kind}_{i:02}", colours, ground, alpha, (figure_words(rows[k]), words)))
     return cases
 

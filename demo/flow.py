@@ -13,7 +13,7 @@ from tqdm import tqdm
 from word_vectors import TOKENS, WIDTH, word_vector
 
 BATCH, RATE, WARM_UP = 32, 1e-3, 200
-DROP_WORD, DROP_ALL = 0.12, 0.12
+DROP_WORD, DROP_ALL = 0.12, 0.4
 BANDS = 8  # of the noise level s in [0, 1], in the logged losses
 SAVE_EVERY = 240  # seconds
 SHEET_EVERY = 500  # steps

@@ -128,10 +128,11 @@ def on_picture(graph: Graph, shown: Shown, folder: Path) -> Graph:
 
 
 def say(graph: Graph, prompt: str) -> None:
-    """An avatar's words as the prompt of a graph; of two layers the second is told the last word, its background."""
+    """An avatar's words as the prompt of a graph; of two layers the second is told its background, without a figure."""
     if splits := [entry["inputs"] for entry in graph.values() if entry["class_type"] == "LayerDecompose"]:
         first, second = (splits[0][f"layer_{i}"][0] for i in (1, 2))
-        prompt, _, graph[second]["inputs"]["text"] = prompt.rpartition(" ")
+        prompt, background = prompt.rsplit(" ", 1)
+        graph[second]["inputs"]["text"] = f"empty {background}"
     else:
         first = node_of(graph, "WordConditioning")
     graph[first]["inputs"]["text"] = prompt
