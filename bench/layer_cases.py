@@ -93,17 +93,12 @@ def pattern(name: str, size: int, colours: tuple[str, str]) -> np.ndarray:
     return np.where(marked[..., None], mark, ground)
 
 
-def figure_words(row: dict[str, str]) -> str:
-    """An avatar's prompt without its background, which comes last."""
-    return " ".join(row["prompt"].split()[:-1])
-
-
 def avatar_composites(kind: str, rows: list[dict[str, str]], pictures: np.ndarray, count: int) -> list[Composite]:
     """`count` composites of avatars (N, H, W, 3), in their order.
 
-    pattern, photo: an avatar, cut out of its plain background, over one of the data set's patterned backgrounds or over
-    a photograph, whose prompt says no more than that it is a scenery. half, disc: two avatars, divided by a line or a
-    disc.
+    pattern, photo: an avatar, cut out of its plain background, which its prompt names, over one of the data set's
+    patterned backgrounds or over a photograph, whose prompt says no more than that it is a scenery. half, disc: two
+    avatars, divided by a line or a disc.
     """
     if kind in ("half", "disc"):
         pairs = [(2 * i, 2 * i + 1) for i in range(count)]
@@ -120,7 +115,7 @@ def avatar_composites(kind: str, rows: list[dict[str, str]], pictures: np.ndarra
             ground, words = photograph(i), "empty scenery"
         else:
             ground, words = pattern(style, len(alpha), BACKGROUND[paper]), f"empty {paper}{style}"
-        cases.append(Composite(f"{kind}_{i:02}", colours, ground, alpha, (figure_words(rows[k]), words)))
+        cases.append(Composite(f"{kind}_{i:02}", colours, ground, alpha, (rows[k]["prompt"], words)))
     return cases
 
 

@@ -128,10 +128,14 @@ def on_picture(graph: Graph, shown: Shown, folder: Path) -> Graph:
 
 
 def say(graph: Graph, prompt: str) -> None:
-    """An avatar's words as the prompt of a graph; of two layers the second is told its background, without a figure."""
+    """An avatar's words as the prompt of a graph; of two layers the second is told its background, without a figure.
+
+    The first is told another background, or it would explain the whole picture.
+    """
     if splits := [entry["inputs"] for entry in graph.values() if entry["class_type"] == "LayerDecompose"]:
         first, second = (splits[0][f"layer_{i}"][0] for i in (1, 2))
         prompt, background = prompt.rsplit(" ", 1)
+        prompt += " lemon" if background.startswith("sky") else " sky"
         graph[second]["inputs"]["text"] = f"empty {background}"
     else:
         first = node_of(graph, "WordConditioning")
