@@ -32,7 +32,7 @@ class BackProjectPixels(io.ComfyNode):
                 Constraint.Input("constraint", tooltip="A pixel constraint, such as from Super-Resolution Constraint."),
             ],
             outputs=[
-                io.Image.Output(display_name="IMAGE", tooltip="The picture that satisfies the constraint."),
+                io.Image.Output(display_name="IMAGE", tooltip="The picture that satisfies the constraint, in 8-bit levels, as files hold them."),
                 io.String.Output(
                     display_name="report", tooltip="Mean and largest deviation in 8-bit levels, before and after."
                 ),
@@ -64,4 +64,4 @@ class BackProjectPixels(io.ComfyNode):
         text = "\n".join(
             "{}: mean {:.2f}, max {:.2f} levels".format(n, *levels_off(constraint.measurement, p)) for n, p in rows
         )
-        return io.NodeOutput(projected.movedim(1, -1), text)
+        return io.NodeOutput(saved.movedim(1, -1), text)  # Save Image would cut fractions of a level off

@@ -194,9 +194,9 @@ def result_of(host, graph, given):
 def test_the_enlarged_picture_shrinks_to_the_given_one(host):
     given, made = result_of(host, read(API, "superres_demo"), "ncs_small.png")
     assert made.shape == (128, 128, 3)
-    off = given - made.reshape(32, 4, 32, 4, 3).mean((1, 3))
-    # Save Image cuts fractions of a level off, half of one on average.
-    assert abs(off - 0.5).mean() < 0.25 and abs(off).max() < 4
+    off = abs(made.reshape(32, 4, 32, 4, 3).mean((1, 3)) - given)
+    # Save Image cuts fractions of a level off: half of one on average, were any left.
+    assert off.mean() < 0.15 and off.max() < 0.6
 
 
 @pytest.mark.parametrize(
