@@ -32,7 +32,10 @@ class BackProjectPixels(io.ComfyNode):
                 Constraint.Input("constraint", tooltip="A pixel constraint, such as from Super-Resolution Constraint."),
             ],
             outputs=[
-                io.Image.Output(display_name="IMAGE", tooltip="The picture that satisfies the constraint, in 8-bit levels, as files hold them."),
+                io.Image.Output(
+                    display_name="IMAGE",
+                    tooltip="The picture that satisfies the constraint, in 8-bit levels, as files hold them.",
+                ),
                 io.String.Output(
                     display_name="report", tooltip="Mean and largest deviation in 8-bit levels, before and after."
                 ),
