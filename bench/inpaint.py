@@ -24,7 +24,7 @@ from masks import ALL_MASKS, bench_mask
 from methods import entries
 from metrics import composite, feature_measures, mse, psnr, seam, sharpness
 from mosaic import Mosaic
-from targets import Target, add_dtype, open_target
+from targets import CheckpointTarget, Target, add_dtype, open_target
 from tqdm import tqdm
 
 HIGHEST_PSNR = 100.0
@@ -185,6 +185,8 @@ def main() -> None:
     except FileNotFoundError as e:
         sys.exit(str(e))
     if opts.mosaic > 1:
+        if not isinstance(target, CheckpointTarget):
+            sys.exit(f"--mosaic: windows are for checkpoints, but --model is {opts.model}. Leave one of them out.")
         target, opts.images, opts.seeds = Mosaic(target, opts.mosaic), opts.mosaic**2, 1
     chosen = [e for e in entries(target.dtype) if e.chosen(opts.only)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)

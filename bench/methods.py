@@ -94,8 +94,8 @@ def ding_noise(there: sampler.Scales) -> float:
 def ding(denoise, x, sigmas, y, mask, seed, delayed: bool = False) -> Tensor:
     """DING, arXiv 2512.18365, as released: a Gaussian product of the step and of y with the noise predicted at a draw.
 
-    delayed: at x itself, which saves the second call of a level. The released loop leaves out the last two levels,
-    for they have no noise in its precision; here they have.
+    delayed: the noise is predicted at x itself, which saves the second call of a level. The released loop leaves out
+    the last two levels, for they have no noise in its precision; here they have.
     """
     chain, still = Chain(denoise, x, seed), torch.zeros_like(x)
     for sigma, sigma_next in itertools.pairwise(sigmas):
