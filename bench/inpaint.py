@@ -5,7 +5,8 @@
 Writes inpaint.json (rows as in a table, one per method, mask, picture and seed), inpaint.md, inpaint.png (quality
 against model calls) and a contact sheet per mask. `--folder` names square RGB pictures of one size for a checkpoint
 of your own; with LANPAINT_PATH that pack's own node takes part. All measures are taken after pasting the known pixels
-back, except known_psnr (capped at 100 dB).
+back, except known_psnr (capped at 100 dB). What begins "from filled" starts at denoise .8 from the picture whose hidden
+part was filled by its edges.
 
 Resumable: what was made is kept in DIR/made, and a run that was broken off goes on there. Use a new DIR after changes.
 """
@@ -24,7 +25,7 @@ from masks import ALL_MASKS, bench_mask
 from methods import entries
 from metrics import composite, feature_measures, mse, psnr, seam, sharpness
 from mosaic import Mosaic
-from targets import CheckpointTarget, Target, add_dtype, open_target
+from targets import CheckpointTarget, SmallTarget, Target, add_dtype, open_target
 from tqdm import tqdm
 
 HIGHEST_PSNR = 100.0
@@ -188,7 +189,8 @@ def main() -> None:
         if not isinstance(target, CheckpointTarget):
             sys.exit(f"--mosaic: windows are for checkpoints, but --model is {opts.model}. Leave one of them out.")
         target, opts.images, opts.seeds = Mosaic(target, opts.mosaic), opts.mosaic**2, 1
-    chosen = [e for e in entries(target.dtype) if e.chosen(opts.only)]
+    fills = not isinstance(target, SmallTarget)
+    chosen = [e for e in entries(target.dtype) if e.chosen(opts.only) and (fills or e.strength == 1)]
     cases = Cases(target, opts.split, opts.images, opts.seeds, opts.masks)
     fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)
     pairs = [(e, fewer if e.method.startswith("published") else cases) for e in chosen]

@@ -154,15 +154,17 @@ def trials(dtype: torch.dtype) -> list[Entry]:
 def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     """Everything that is compared; `replacement_equal_calls` gets the calls of `fast`, and so does `held`."""
 
-    def newton(method: str, preset: str, settings: NewtonSettings, calls: float, levels: int = 0) -> Entry:
+    def newton(method: str, preset: str, settings: NewtonSettings, calls: float, levels: int = 0, start: float = 1):
         run = partial(ours, settings=in_dtype(settings, dtype))
-        return Entry(method, preset, run, levels, calls)
+        return Entry(method, preset, run, levels, calls, strength=start)
 
     fast, newton_steps, paper = sampler.PRESETS["fast"], NewtonSettings(), sampler.PRESETS["paper"]
     reevaluated = NewtonSettings(carry=False)
     return [
         newton("ours", "fast", fast, 1.2),
         newton("ours", "fast_12", fast, 1.2, levels=12),
+        newton("ours", "fast_12_from_filled", fast, 1.2, levels=12, start=0.8),
+        newton("ours", "fast_8_from_filled", fast, 1.2, levels=8, start=0.8),
         newton("ours", "held", replace(fast, resample=False), 1, levels=24),
         newton("ours", "newton", newton_steps, newton_steps.calls_per_level()),
         newton("ours", "K1", reevaluated, reevaluated.calls_per_level()),
@@ -170,6 +172,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         newton("published_eta1", "", PUBLISHED_ETA1, PUBLISHED_ETA1.calls_per_level()),
         Entry("replacement", "", replacement, 0, 1),
         Entry("replacement_equal_calls", "", replacement, 24, 1),
+        Entry("replacement_from_filled", "", replacement, 15, 1, strength=0.8),
         Entry("replacement_order2", "", partial(replacement, order=2), 24, 1),
         Entry("replacement_released", "", partial(replacement, released=True), 0, 1),
         Entry("replacement_220", "", replacement, 220, 1),

@@ -1,11 +1,12 @@
 """Style: references give the look, prompts the content; the published loop against ours, on the embedded model.
 
-    python dev.py bench style --out DIR [--references 4 --prompts 4 --seeds 2] [--only ours/fast ...]
+    python dev.py bench style --out DIR [--references 4 --prompts 4 --seeds 2] [--side 1024] [--only ours/fast ...]
 
 References are the first held-out avatars of each generator in the list's order, prompts the hair colour, skin and
 background of the first ones of other generators, which all can draw: what is to come is another generator's look on the
 same prompt. The classifier of judge.py says whether it did. The feature network is EfficientNet-Lite0. Every method
-starts from the same noise; `plain` samples without a constraint.
+starts from the same noise; `plain` samples without a constraint. Larger than the model's 128 pixels it sees windows of
+its own size (Window Conditioning) and draws many figures, of which the classifier is not asked.
 Writes style.json (a row per picture), style.md, style.png (distance against model calls) and sheet.png.
 """
 
@@ -29,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 WANTED = ("hair_colour", "skin", "background")  # of the prompt: what every generator can draw
+SIDE = 128  # pixels, of the model's own pictures
 MEASURES = ("style_distance", "second_layer_distance", "fine_distance", "colour_distance")
 LAYOUT = report.Layout(
     name="style",
@@ -43,6 +45,7 @@ LAYOUT = report.Layout(
         ("colour_ratio", 2, "colours"),
         ("style_right", 2, "style right"),
         ("content_score", 2, "attributes kept"),
+        ("whole", 2, "whole avatars"),
         ("diversity", 2, "diversity"),
     ),
     reading="Means over references and prompts ± standard deviation over seeds; calls, network evaluations and "
@@ -64,13 +67,13 @@ LAYOUT = report.Layout(
 
 def entries() -> list[Entry]:
     fast, paper = sampler.PRESETS["fast"], sampler.PRESETS["paper"]
-    difference, gradient = "encoder difference", "decoder gradient"
+    forward, gradient = "forward only", "decoder gradient"
     return [
         Entry("plain", "", settings=replace(fast, iterations=0)),
-        Entry("ours", "fast", settings=fast, direction=difference),
+        Entry("ours", "fast", settings=fast, direction=forward),
         Entry("ours", "fast_gradient", settings=fast, direction=gradient),
-        Entry("ours", "fast_conditional", settings=replace(fast, conditional_only=True), direction=difference),
-        Entry("ours", "fast_cfg1", settings=fast, direction=difference, cfg=1.0),
+        Entry("ours", "fast_conditional", settings=replace(fast, conditional_only=True), direction=forward),
+        Entry("ours", "fast_cfg1", settings=fast, direction=forward, cfg=1.0),
         Entry("published", "paper", settings=paper, direction=gradient),
         Entry("published", "paper_conditional", settings=replace(paper, conditional_only=True), direction=gradient),
     ]
@@ -86,9 +89,9 @@ class Bench:
 
     def __init__(self, opts: argparse.Namespace):
         self.opts, self.target, self.network = opts, CheckpointTarget(AVATARS, dtype=opts.dtype), load_network()
-        from newton_pack.nodes import style
+        from newton_pack.nodes import style, windows
 
-        self.style, self.backward = style, 0
+        self.style, self.windows, self.backward = style, windows.WindowConditioning, 0
         names, rows, pictures = heldout_avatars(128)
         self.rows, self.pictures = dict(zip(names, rows, strict=True)), dict(zip(names, pictures, strict=True))
         firsts: dict[str, list[str]] = {}
@@ -117,13 +120,16 @@ class Bench:
             self.opts.normalisation, entry.direction,
         )  # fmt: skip
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", self.opts.levels)
-        noise = start_noise((self.target.vae.latent_channels, 16, 16), [1000 + s for s in range(self.opts.seeds)])
+        cells = self.opts.side // 8
+        noise = start_noise((self.target.vae.latent_channels, cells, cells), [1000 + s for s in range(self.opts.seeds)])
+        words = conditioning([words_of(self.rows[prompt])]), conditioning([""])
+        if self.opts.side > SIDE:
+            words = self.windows.execute(*words, {"samples": noise}, SIDE // 8, SIDE // 16).result
         with torch.inference_mode():
             out = comfy.sample.sample_custom(
                 model, noise, entry.cfg or self.opts.cfg,
                 adapter.make_sampler(spec or None, entry.settings, on_report=reports.append), sigmas,
-                conditioning([words_of(self.rows[prompt])]), conditioning([""]), torch.zeros_like(noise),
-                disable_pbar=True, seed=1,
+                *words, torch.zeros_like(noise), disable_pbar=True, seed=1,
             )  # fmt: skip
             pictures = self.target.vae.decode(out).clamp(0, 1).cpu().numpy()
         (done,) = reports
@@ -139,16 +145,20 @@ class Bench:
     def measure(self, pictures: np.ndarray, reference: str, prompt: str) -> list[dict[str, float]]:
         """One row of measures per seed."""
         opts, given, told = self.opts, self.pictures[reference], attributes(self.rows[prompt])
-        read = shared_judge().read(pictures)
         measures = {
             "style_distance": self.distances(pictures, reference, opts.block),
             "second_layer_distance": self.distances(pictures, reference, opts.second_block),
             "fine_distance": self.distances(pictures, reference, opts.block, side=32),
             "colour_distance": [colour_distance(p, given) for p in pictures],
-            "style_right": [r["style"] == self.rows[reference]["style"] for r in read],
-            "content_score": [np.nanmean([hit(name, r, told) for name in WANTED]) for r in read],
             "diversity": [mean_pairwise(self.target.features(pictures))] * len(pictures),
         }
+        if opts.side == SIDE:
+            read = shared_judge().read(pictures)
+            measures |= {
+                "style_right": [r["style"] == self.rows[reference]["style"] for r in read],
+                "content_score": [np.nanmean([hit(name, r, told) for name in WANTED]) for r in read],
+                "whole": shared_judge().whole(pictures),
+            }
         return [{k: float(v[i]) for k, v in measures.items()} for i in range(len(pictures))]
 
 
@@ -199,6 +209,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--references", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--side", type=int, default=SIDE, help="in pixels, a multiple of the model's 128")
     parser.add_argument("--levels", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--block", type=int, default=0, help="of EfficientNet-Lite0 (16, 0 = the first)")

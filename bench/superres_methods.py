@@ -72,7 +72,6 @@ def enlarge(target: Any, entry: Entry, spec: Any, upscaled: Tensor, seeds: list[
     def run(denoise, x, sigmas, space) -> Tensor:
         return entry.run(denoise, x, sigmas, spec.bind(space), seeds[0])
 
-    sigmas = target.sigmas(int(entry.levels / entry.strength))[-entry.levels - 1 :]
-    out, calls = target.sample(run, sigmas, start if entry.strength < 1 else torch.zeros_like(start), seeds)
+    out, calls = target.sample(run, *target.beginning(entry.levels, entry.strength, start), seeds)
     with torch.no_grad():
         return target.vae.decode(out).clamp(0, 1).movedim(-1, 1), calls

@@ -162,8 +162,13 @@ class CheckpointTarget:
         def run(denoise: Denoiser, x: Tensor, sigmas: list[float], space: Any) -> Tensor:
             return entry.run(denoise, x, sigmas, space.process_in(samples.to(x)), weights.to(x), seeds[0])
 
-        out, calls = self.sample(run, self.sigmas(levels), torch.zeros_like(samples), seeds)
+        out, calls = self.sample(run, *self.beginning(levels, entry.strength, samples), seeds)
         return self.decode(out), calls
+
+    def beginning(self, levels: int, strength: float, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise levels of a run, and the latent that noise of the first one is added to, as the host's `denoise`."""
+        sigmas = self.sigmas(int(levels / strength))[-levels - 1 :]
+        return sigmas, given if strength < 1 else torch.zeros_like(given)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:

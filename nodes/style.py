@@ -8,15 +8,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampler import NORMALISATIONS, EncoderDifference, Features, StyleConstraint, reference_gram
+from ..sampler import NORMALISATIONS, Features, StyleConstraint, reference_gram
 from .checks import checked
 from .comfy_adapter import PixelCodec, block_features
 from .constraint_spec import LatentSpace
-from .pixel_spec import tile_input
+from .pixel_spec import DIRECTIONS, tile_input
 from .sockets import CATEGORY, Constraint, schema
-from .vae_checks import NO_ENCODER, check_pictures_vae, check_tile, has_encoder
-
-DIRECTIONS = ("encoder difference", "decoder gradient")
+from .vae_checks import check_pictures_vae, check_tile
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,8 @@ class StyleSpec:
         features = self.load(space.device)
         reference = reference_gram(features, self.pictures.to(space.device), self.normalisation)
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
-        gradient = self.direction == "decoder gradient"
-        to_latent = codec.decoder_vjp if gradient else EncoderDifference(codec.encode, codec.step)
-        return StyleConstraint(features, reference, codec.decode, to_latent, self.normalisation)
+        decoder_vjp = codec.decoder_vjp if self.direction == "decoder gradient" else None
+        return StyleConstraint(features, reference, codec.decode, decoder_vjp, self.normalisation)
 
 
 def check_references(images: Tensor) -> Tensor:
@@ -108,8 +105,8 @@ class StyleConstraintNode(io.ComfyNode):
                     options=list(DIRECTIONS),
                     default=DIRECTIONS[0],
                     optional=True,
-                    tooltip="From pixels to the latent. encoder difference: by two encodings; backpropagates through "
-                    "the image encoder alone. decoder gradient: as in the paper, through the VAE's decoder too, which "
+                    tooltip="From pixels to the latent. forward only: backpropagates through the image encoder alone, "
+                    "and obeys more strongly. decoder gradient: as in the paper, through the VAE's decoder too, which "
                     "takes more memory.",
                 ),
                 tile_input(),
@@ -132,6 +129,4 @@ class StyleConstraintNode(io.ComfyNode):
         pictures, load = check_references(images), block_features(clip_vision, block)
         check_pictures_vae(vae)
         check_tile(tile, vae, (tile, tile))
-        if direction == DIRECTIONS[0] and not has_encoder(vae):
-            raise ValueError(NO_ENCODER)
         return io.NodeOutput(StyleSpec(pictures, load, vae, normalisation, direction, tile))

@@ -21,12 +21,14 @@ class Update(NamedTuple):
         x0_step: gives the step of x0 with which x0 + x0_step() satisfies the constraint; None where only a direction
             is known. Called only where it is used, since it may take passes of a VAE.
         incomplete: x0_step satisfies some terms of a sum only.
+        soft: x0_step comes nearer to what is asked without a claim to reach it; of a sum it is no part.
     """
 
     e: Tensor
     residual: Tensor
     x0_step: Callable[[], Tensor] | None = None
     incomplete: bool = False
+    soft: bool = False
 
     def only(self, samples: Tensor) -> "Update":
         """Nothing for samples that are False, (B,)."""
@@ -103,7 +105,7 @@ class WeightedSum:
         if len(found) == 1:
             return found[0][1]._replace(residual=residual)
         e = total(weight * unit_max(update.e) for weight, update in found)
-        known = [(weight, update.x0_step) for weight, update in found if update.x0_step is not None]
+        known = [(weight, update.x0_step) for weight, update in found if update.x0_step and not update.soft]
 
         def x0_step() -> Tensor:
             return total(weight * step() for weight, step in known) / sum(weight for weight, _ in known)

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .constraint import Update
+from .denoiser import per_sample
+from .least_squares import fitted_jacobian
 from .pixel import Estimate, Identity, LatentMap, PixelMap
 
 Features = Callable[[Tensor], Tensor]
@@ -19,6 +21,9 @@ NORMALISATIONS = {
     "unit tokens": lambda f: F.normalize(f, dim=-1),
     "centred": lambda f: f - f.mean(1, keepdim=True),
 }
+
+# Steps towards the style at a noise level, a backward pass of the feature network each.
+DESCENTS = 4
 
 
 def gram(tokens: Tensor, normalisation: str = "none") -> Tensor:
@@ -52,24 +57,21 @@ def style_distance(tokens: Tensor, reference: Tensor, normalisation: str = "none
 
 @dataclass(frozen=True)
 class StyleConstraint:
-    """The style distance E of the picture Dec(x0) is small.
-
-    The step follows -grad E, of which one backward pass through the feature network gives the part in pixels. E is the
-    residual.
+    """The style distance E of the picture Dec(x0) is small; E is the residual.
 
     Attributes:
         features: the network.
         reference: G_ref (1, C, C), the mean of the references' Gram matrices.
         decode: x0 to pictures (B, 3, H, W) in [0, 1].
-        to_latent: an `EncoderDifference`, or the decoder's vector-Jacobian product, which makes e = -grad_x0 E as
-            published.
+        decoder_vjp: the decoder's vector-Jacobian product, which makes e = -grad_x0 E as published; None looks for a
+            step of x0 by forward passes of the decoder alone.
         normalisation: as in `gram`.
     """
 
     features: Features
     reference: Tensor
     decode: PixelMap
-    to_latent: LatentMap
+    decoder_vjp: LatentMap | None = None
     normalisation: str = "none"
     unit = "distance to the style, relative"
 
@@ -89,6 +91,10 @@ class StyleConstraint:
         return self.distance(self.decode(x0))
 
     def update(self, x0: Tensor, sigma: float) -> Update:
+        estimate = Estimate(x0, self.decode)
+        if self.decoder_vjp is None:
+            step, distance = self.descend(estimate)
+            return Update(step, distance, lambda: step, soft=True)
         distances = []
 
         def descent(picture: Tensor) -> Tensor:
@@ -96,4 +102,19 @@ class StyleConstraint:
             distances.append(distance)
             return down
 
-        return Update(self.to_latent(Estimate(x0, self.decode), descent, Identity()), distances[0])
+        return Update(self.decoder_vjp(estimate, descent, Identity()), distances[0])
+
+    def descend(self, estimate: Estimate) -> tuple[Tensor, Tensor]:
+        """A step z of x0 towards the style, and E before it, (B,).
+
+        Each of `DESCENTS` goes along z_k = -D* grad E as far as E / |z_k|^2, where a linear E is zero (Polyak,
+        "Introduction to optimization", 1987); D is the decoder's Jacobian at x0, fitted, and Dec(x0 + z) = Dec(x0) +
+        D z.
+        """
+        D, z, first = fitted_jacobian(estimate), torch.zeros_like(estimate.x0), None
+        for _ in range(DESCENTS):
+            distance, down = self.descent((estimate.picture + D(z)).clamp(0, 1))
+            first = distance if first is None else first
+            g = D.adjoint(down)
+            z = z + g * per_sample(distance / g.square().flatten(1).sum(1).clamp(min=1e-30), g)
+        return z, first

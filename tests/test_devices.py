@@ -78,7 +78,7 @@ def style():
     def features(picture):
         return F.avg_pool2d(picture, 4).flatten(2).mT
 
-    return StyleConstraint(features, torch.ones(1, 3, 3, device=META), decode, EncoderDifference(encode, 0.005))
+    return StyleConstraint(features, torch.ones(1, 3, 3, device=META), decode)
 
 
 CONSTRAINTS = {

@@ -108,7 +108,7 @@ def graph(host, faulty, tmp_path, request):
         ),
         "style": node(
             "StyleConstraint", images=["image", 0], clip_vision=["clip", 0], vae=["vae", 0], block=2,
-            normalisation="none", direction="encoder difference", tile=0,
+            normalisation="none", direction="forward only", tile=0,
         ),
         "latent": give(host, "LATENT", {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}),
     }  # fmt: skip
