@@ -92,6 +92,8 @@ def run(target: CheckpointTarget, truth: np.ndarray, opts: argparse.Namespace) -
     truth_features, own = target.features(truth[None]), seam_ratio(whole, opts.window)
     rows, pictures = [], []
     for label, entry in methods(target.dtype):
+        if not entry.chosen(opts.only):
+            continue
         spec, seeds, begin = PixelSpec(measured, target.vae, size, 1), [opts.seed], time.perf_counter()
         if entry.method == "tiles":
             made, calls = by_tiles(target, entry, replace(spec, size=None), upscaled, seeds, opts.window)
@@ -133,6 +135,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--factor", type=int, default=4)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="+", metavar="METHOD", help="method, preset or method/preset")
     add_dtype(parser)
     return parser.parse_args()
 

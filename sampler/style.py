@@ -23,7 +23,7 @@ NORMALISATIONS = {
 }
 
 # Steps towards the style at a noise level, a backward pass of the feature network each.
-DESCENTS = 4
+DESCENTS = 6
 
 
 def gram(tokens: Tensor, normalisation: str = "none") -> Tensor:

