@@ -109,8 +109,8 @@ class Bench:
         self.backward += torch.is_grad_enabled()
         return patch_tokens(self.network, self.opts.block, pictures)
 
-    def generate(self, entry: Entry, reference: str, prompt: str) -> tuple[np.ndarray, dict[str, int]]:
-        """Pictures (seeds, H, W, 3) of one reference and prompt, and what one picture cost."""
+    def generate(self, entry: Entry, reference: str) -> tuple[np.ndarray, dict[str, int]]:
+        """Pictures (prompts, seeds, H, W, 3) of one reference as one batch, and what one picture cost."""
         import comfy.sample
         import comfy.samplers
 
@@ -120,9 +120,11 @@ class Bench:
             self.opts.normalisation, entry.direction,
         )  # fmt: skip
         sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", self.opts.levels)
-        cells = self.opts.side // 8
-        noise = start_noise((self.target.vae.latent_channels, cells, cells), [1000 + s for s in range(self.opts.seeds)])
-        words = conditioning([words_of(self.rows[prompt])]), conditioning([""])
+        cells, seeds, prompts = self.opts.side // 8, self.opts.seeds, self.prompts(reference)
+        texts = [words_of(self.rows[prompt]) for prompt in prompts for _ in range(seeds)]
+        shape = self.target.vae.latent_channels, cells, cells
+        noise = start_noise(shape, [1000 + s for _ in prompts for s in range(seeds)])
+        words = conditioning(texts), conditioning([""])
         if self.opts.side > SIDE:
             words = self.windows.execute(*words, {"samples": noise}, SIDE // 8, SIDE // 16).result
         with torch.inference_mode():
@@ -134,7 +136,7 @@ class Bench:
             pictures = self.target.vae.decode(out).clamp(0, 1).cpu().numpy()
         (done,) = reports
         cost = {"calls": done.calls, "network_evals": done.network_evals, "backward_calls": self.backward}
-        return pictures, cost
+        return pictures.reshape(len(prompts), seeds, *pictures.shape[1:]), cost
 
     @torch.no_grad()
     def distances(self, pictures: np.ndarray, reference: str, block: int, side: int = 8) -> np.ndarray:
@@ -174,21 +176,21 @@ def colour_distance(a: np.ndarray, b: np.ndarray) -> float:
 def run_all(bench: Bench, chosen: list[Entry]) -> tuple[list[dict], dict[tuple[str, str, str], np.ndarray]]:
     """Rows of all methods, and their pictures by (method, reference, prompt); `plain` comes first."""
     rows, made, free = [], {}, {}
-    cases = [(e, r, p) for e in chosen for r in bench.references for p in bench.prompts(r)]
-    for entry, reference, prompt in tqdm(cases, unit="run"):
-        if not entry.direction and prompt not in free:  # sampling without a constraint knows no reference
-            free[prompt] = bench.generate(entry, reference, prompt)
-        pictures, cost = bench.generate(entry, reference, prompt) if entry.direction else free[prompt]
-        made[entry.label, reference, prompt] = pictures
-        unguided = bench.measure(free[prompt][0], reference, prompt)
-        for seed, measured in enumerate(bench.measure(pictures, reference, prompt)):
-            ratios = {f"{k.removesuffix('distance')}ratio": measured[k] / unguided[seed][k] for k in MEASURES}
-            rows.append({
-                "task": "style", "model": bench.target.name, "method": entry.method, "preset": entry.preset,
-                "image": f"{reference} / {prompt}", "seed": seed, "split": "heldout", "levels": bench.opts.levels,
-                "cfg": entry.cfg or bench.opts.cfg, **cost, **measured, **ratios,
-                "style_distance_unguided": unguided[seed]["style_distance"],
-            })  # fmt: skip
+    for entry, reference in tqdm([(e, r) for e in chosen for r in bench.references], unit="run"):
+        batch, cost = bench.generate(entry, reference)
+        for prompt, pictures in zip(bench.prompts(reference), batch, strict=True):
+            if not entry.direction:
+                free[reference, prompt] = bench.measure(pictures, reference, prompt)
+            made[entry.label, reference, prompt] = pictures
+            for seed, measured in enumerate(bench.measure(pictures, reference, prompt)):
+                unguided = free[reference, prompt][seed]
+                ratios = {f"{k.removesuffix('distance')}ratio": measured[k] / unguided[k] for k in MEASURES}
+                rows.append({
+                    "task": "style", "model": bench.target.name, "method": entry.method, "preset": entry.preset,
+                    "image": f"{reference} / {prompt}", "seed": seed, "split": "heldout", "levels": bench.opts.levels,
+                    "cfg": entry.cfg or bench.opts.cfg, **cost, **measured, **ratios,
+                    "style_distance_unguided": unguided["style_distance"],
+                })  # fmt: skip
     return rows, made
 
 
