@@ -1,5 +1,8 @@
-"""EfficientNet-Lite0 (ImageNet) as a feature network for style: real weights where no CLIP can be had."""
+"""EfficientNet-Lite0 (ImageNet): a feature network for style, where no CLIP can be had, and for distances."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,3 +27,19 @@ def patch_tokens(network: torch.nn.Module, block: int, pictures: Tensor, side: i
     for layer in network._blocks[: block + 1]:
         x = layer(x)
     return F.adaptive_avg_pool2d(x, side).flatten(2).mT
+
+
+def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
+    """From pictures (B, H, W, 3) to features for distances, where it is installed; it is neither LPIPS nor FID."""
+    try:
+        network = load_network()
+    except ImportError:
+        return lambda p: p[:, ::4, ::4].reshape(len(p), -1), "every fourth pixel (EfficientNet-Lite0 is not installed)"
+
+    @torch.no_grad()
+    def extract(pictures: np.ndarray) -> np.ndarray:
+        batches = torch.from_numpy(pictures).float().movedim(-1, 1).split(16)
+        inputs = (F.interpolate(b, (224, 224), mode="bilinear", antialias=True) * 2 - 1 for b in batches)
+        return torch.cat([network.extract_features(i).mean((2, 3)) for i in inputs]).numpy()
+
+    return extract, "EfficientNet-Lite0 0.1.0 (ImageNet), mean of the last feature map, 1280 values"

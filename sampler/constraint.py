@@ -105,7 +105,7 @@ class WeightedSum:
         if len(found) == 1:
             return found[0][1]._replace(residual=residual)
         e = total(weight * unit_max(update.e) for weight, update in found)
-        known = [(weight, update.x0_step) for weight, update in found if update.x0_step and not update.soft]
+        known = [(weight, update.x0_step) for weight, update in found if update.x0_step is not None and not update.soft]
 
         def x0_step() -> Tensor:
             return total(weight * step() for weight, step in known) / sum(weight for weight, _ in known)

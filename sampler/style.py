@@ -111,10 +111,10 @@ class StyleConstraint:
         "Introduction to optimization", 1987); D is the decoder's Jacobian at x0, fitted, and Dec(x0 + z) = Dec(x0) +
         D z.
         """
-        D, z, first = fitted_jacobian(estimate), torch.zeros_like(estimate.x0), None
+        D, z, distances = fitted_jacobian(estimate), torch.zeros_like(estimate.x0), []
         for _ in range(DESCENTS):
             distance, down = self.descent((estimate.picture + D(z)).clamp(0, 1))
-            first = distance if first is None else first
+            distances.append(distance)
             g = D.adjoint(down)
             z = z + g * per_sample(distance / g.square().flatten(1).sum(1).clamp(min=1e-30), g)
-        return z, first
+        return z, distances[0]

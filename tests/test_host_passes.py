@@ -156,6 +156,21 @@ def test_denoise_below_1_begins_with_what_the_mask_covers(host, graph, door, cap
     assert rms(run("extend", 1.0), run("none", 1.0), HIDDEN) > 1e-3
 
 
+def test_a_run_begins_with_the_fill_where_the_filled_picture_is_given(host, graph):
+    """As in the cookbook's graph for fewer calls: what was masked away leaves no trace."""
+    given = graph["constraint"]["inputs"]
+    graph["fill"] = node("LatentMaskConstraint", **given)
+    graph["constraint"] = node("LatentMaskConstraint", **given | {"image": ["fill", 3], "fill": "none"})
+    graph["sample"]["inputs"] |= {"steps": 8, "denoise": 0.8, "latent_image": ["constraint", 1]}
+    image, made = shrunk(picture()[0], SIDE), []
+    for content in (image, torch.cat([image[:, :, : SIDE // 2], 1 - image[:, :, SIDE // 2 :]], 2)):
+        graph["image"] = give(host, "IMAGE", content)
+        made.append(sampled(host, graph))
+    start = captured(host, graph, "constraint", 1)["samples"]
+    assert torch.equal(*made) and rms(made[0], start, KNOWN) < 0.1
+    assert rms(made[0], start, HIDDEN) > 0.05
+
+
 def test_a_latent_of_its_own_is_where_a_run_begins(host, graph):
     """With denoise below 1 over another latent, such as that of a first pass, nothing is put into it."""
     spec = captured(host, graph, "constraint")
