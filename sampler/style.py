@@ -107,7 +107,7 @@ class StyleConstraint:
     def descend(self, estimate: Estimate) -> tuple[Tensor, Tensor]:
         """A step z of x0 towards the style, and E before it, (B,).
 
-        Each of `DESCENTS` goes along z_k = -D* grad E as far as E / |z_k|^2, where a linear E is zero (Polyak,
+        Each of `DESCENTS` goes along g = -D* grad E as far as E / |g|^2, where a linear E is zero (Polyak,
         "Introduction to optimization", 1987); D is the decoder's Jacobian at x0, fitted, and Dec(x0 + z) = Dec(x0) +
         D z.
         """
