@@ -180,7 +180,11 @@ def style_graph(host: Host, text: str, seed: int, reference: Avatar) -> Graph:
         normalisation="none",
     )  # fmt: skip
     widgets = {k: v for k, v in graph["sample"]["inputs"].items() if k != "sampler_name"}
-    graph["sample"] = node("NewtonConstrainedSampler", **widgets, constraint=["style", 0])
+    graph["settings"] = node(
+        "NewtonSettings", preset="fast", iterations=1, rate_first=0.5, rate_last=0.5, delta=0.0, eta=1.0, carry=True,
+        residual_target=0.4,
+    )  # fmt: skip
+    graph["sample"] = node("NewtonConstrainedSampler", **widgets, constraint=["style", 0], settings=["settings", 0])
     return graph
 
 
