@@ -87,8 +87,9 @@ FINE = {
         "NewtonCombineConstraints": ("constraint_b",), "NewtonDirectionCompare": ("settings",),
         "NewtonJacobianProbe": ("vae",),
     }.items() for name in names),
-    # The probe decodes with it, and is given a latent.
-    *(("NewtonJacobianProbe", "vae", badness) for badness in ("no encoder", "wrong encoder", "NaN encoded")),
+    # The probe and the style only decode with it.
+    *((n, "vae", badness) for n in ("NewtonJacobianProbe", "StyleConstraint")
+      for badness in ("no encoder", "wrong encoder", "NaN encoded")),
     # Video is inpainted and measured too.
     *((n, "vae", "video") for n in ("LatentMaskConstraint", "PixelSRConstraint", "PixelOperatorConstraint")),
     # Only its size counts.
