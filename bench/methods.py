@@ -154,17 +154,19 @@ def trials(dtype: torch.dtype) -> list[Entry]:
 def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
     """Everything that is compared; `replacement_equal_calls` gets the calls of `fast`, and so does `held`."""
 
-    def newton(method: str, preset: str, settings: NewtonSettings, calls: float, levels: int = 0, start: float = 1):
+    def newton(
+        method: str, preset: str, settings: NewtonSettings, calls: float, levels: int = 0, strength: float = 1.0
+    ) -> Entry:
         run = partial(ours, settings=in_dtype(settings, dtype))
-        return Entry(method, preset, run, levels, calls, strength=start)
+        return Entry(method, preset, run, levels, calls, strength=strength)
 
     fast, newton_steps, paper = sampler.PRESETS["fast"], NewtonSettings(), sampler.PRESETS["paper"]
     reevaluated = NewtonSettings(carry=False)
     return [
         newton("ours", "fast", fast, 1.2),
         newton("ours", "fast_12", fast, 1.2, levels=12),
-        newton("ours", "fast_12_from_filled", fast, 1.2, levels=12, start=0.8),
-        newton("ours", "fast_8_from_filled", fast, 1.2, levels=8, start=0.8),
+        newton("ours", "fast_12_from_filled", fast, 1.2, levels=12, strength=0.8),
+        newton("ours", "fast_8_from_filled", fast, 1.2, levels=8, strength=0.8),
         newton("ours", "held", replace(fast, resample=False), 1, levels=24),
         newton("ours", "newton", newton_steps, newton_steps.calls_per_level()),
         newton("ours", "K1", reevaluated, reevaluated.calls_per_level()),

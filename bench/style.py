@@ -174,16 +174,16 @@ def colour_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def run_all(bench: Bench, chosen: list[Entry]) -> tuple[list[dict], dict[tuple[str, str, str], np.ndarray]]:
-    """Rows of all methods, and their pictures by (method, reference, prompt); `plain` comes first."""
+    """Rows of all methods, and their pictures (seeds, H, W, 3) by (method, reference, prompt); `plain` comes first."""
     rows, made, free = [], {}, {}
     for entry, reference in tqdm([(e, r) for e in chosen for r in bench.references], unit="run"):
         batch, cost = bench.generate(entry, reference)
         for prompt, pictures in zip(bench.prompts(reference), batch, strict=True):
-            if not entry.direction:
-                free[reference, prompt] = bench.measure(pictures, reference, prompt)
             made[entry.label, reference, prompt] = pictures
-            for seed, measured in enumerate(bench.measure(pictures, reference, prompt)):
-                unguided = free[reference, prompt][seed]
+            found = bench.measure(pictures, reference, prompt)
+            if not entry.direction:
+                free[reference, prompt] = found
+            for seed, (measured, unguided) in enumerate(zip(found, free[reference, prompt], strict=True)):
                 ratios = {f"{k.removesuffix('distance')}ratio": measured[k] / unguided[k] for k in MEASURES}
                 rows.append({
                     "task": "style", "model": bench.target.name, "method": entry.method, "preset": entry.preset,

@@ -243,7 +243,8 @@ TASKS = [
     Task("pixelart", "restore", "Pixel art", "Redrawn until it is what a function makes of it: cells of 4 pixels, 16 "
          "colours. No gradient passes through that function.", partial(measured, "pixelart_demo", Image.fromarray)),
     Task("style", "style", "Style by a reference", "Words for hair and skin, and the look of another picture. The "
-         "image encoder of this demo has random weights and sees colours and edges; CLIP sees more.", style),
+         "image encoder of this demo has random weights and sees colours and edges; CLIP sees more. It stops at a "
+         "distance to the style of .4 (residual_target), so that figures stay whole.", style),
     Task("layers", "layers", "Two layers", "A picture and two prompts, one for the avatar and one for its background; "
          "no segmentation model. Overlap: intersection over union with the true mask.", layers),
     Task("prompts", "prompts", "Words alone", "What the model draws by the words of a picture, without a constraint.",
