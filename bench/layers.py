@@ -105,7 +105,7 @@ class Checkpoint:
             self.target.model, latent, [conditioning(t) for t in texts], conditioning([""]), self.cfg, seed, 6, steps,
             settings, prior,
         )  # fmt: skip
-        m = torch.nn.functional.interpolate(masks[-1], size=image.shape[1:3], mode="bilinear")[:, 0]
+        m = self.node.pixel_mask(masks[-1], image.movedim(-1, 1))[:, 0]
         calls = settings.calls(6) + 2 * steps
         return m.numpy(), *(self.target.vae.decode(layer).numpy() for layer in layers), calls
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sampler import LayerSettings, exact_layers, harden_mask, infer_mask, recompose, sample_layers
+from ..sampler import LayerSettings, exact_layers, guided_filter, harden_mask, infer_mask, recompose, sample_layers
 from .checks import checked
 from .comfy_adapter import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .constraint_spec import repeated
@@ -16,6 +16,10 @@ from .vae_checks import check_pictures_vae, encode
 
 # Progress of a run, 0 = pure noise, 1 = none, between which the rounds are spread.
 FIRST, LAST = 0.3, 0.75
+# How close to 0 or 1 a cell, a pixel of the mask counts as certain.
+CERTAIN_CELL, CERTAIN_PIXEL = 0.2, 0.3
+# Cells around a pixel by whose colours its share of the mask is told.
+REACH = 2
 # How far a starting mask is believed before the image is seen.
 BELIEF = 0.9
 STRIP = 8  # pixels for a cell, and between two masks
@@ -50,6 +54,13 @@ def cell_prior(start: Tensor | None, fixed: tuple[Tensor, Tensor], size: tuple[i
     return prior.masked_fill(first & ~second, 1.0).masked_fill(second & ~first, 0.0)
 
 
+def pixel_mask(cells: Tensor, picture: Tensor) -> Tensor:
+    """The mask of cells (B, 1, h, w) at the size of the picture (B, 3, H, W), following its edges."""
+    m = F.interpolate(cells, size=picture.shape[2:], mode="bilinear")
+    radius = REACH * picture.shape[2] // cells.shape[2]
+    return harden_mask(guided_filter(m, picture, radius), CERTAIN_PIXEL)
+
+
 def picture_strip(masks: list[Tensor]) -> Tensor:
     """Masks (B, 1, h, w) of the rounds side by side, (B, H, W, 3)."""
     tiles = [m.repeat_interleave(STRIP, 2).repeat_interleave(STRIP, 3) for m in masks]
@@ -81,7 +92,8 @@ def split(
             run.show(m[0, 0])
 
         delta = run.delta(settings.newton)
-        m = harden_mask(infer_mask(run.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round))
+        m = infer_mask(run.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round)
+        m = harden_mask(m, CERTAIN_CELL)
         masks[-1] = m.cpu()
         whole = sample_layers(run.denoisers(cfg), image, m, levels, seed)
         layers.extend(space.process_out(layer) for layer in whole)
@@ -189,7 +201,7 @@ class LayerDecompose(io.ComfyNode):
             model, latent, [layer_1, layer_2], negative, cfg, seed, rounds, steps, LayerSettings(samples), prior
         )
         height, width = picture.shape[2:]
-        m = F.interpolate(masks[-1], size=padded.shape[2:], mode="bilinear")[..., :height, :width]
+        m = pixel_mask(masks[-1], padded)[..., :height, :width]
         m = m.masked_fill(fixed[0] > 0.5, 1.0).masked_fill(fixed[1] > 0.5, 0.0)
         decoded = [vae.decode(layer).movedim(-1, 1)[..., :height, :width].to(picture) for layer in layers]
         if exact:

@@ -24,7 +24,7 @@ from .pixel import (
     back_project,
 )
 from .plan import Plan
-from .recompose import exact_layers, harden_mask, recompose
+from .recompose import exact_layers, guided_filter, harden_mask, recompose
 from .report import WHY, LevelReport, Recorder, Report
 from .sample import Run, Step, sample_constrained, take_steps
 from .settings import PRESETS, NewtonSettings

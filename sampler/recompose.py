@@ -1,15 +1,45 @@
 """Layers in pixels: they must give the image again."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# A mask value this close to 0 or 1 counts as certain.
-CERTAIN = 0.2
+# Variance of colours below which an area counts as flat.
+FLAT = 1e-4
 
 
-def harden_mask(m: Tensor) -> Tensor:
-    """The mask with what is nearly certain made certain: where one layer alone is seen, the other one is free."""
-    return ((m - CERTAIN) / (1 - 2 * CERTAIN)).clamp(0, 1)
+def harden_mask(m: Tensor, certain: float) -> Tensor:
+    """The mask with what is nearly certain made certain: where one layer alone is seen, the other one is free.
+
+    Args:
+        certain: how close to 0 or 1 that is, in (0, 1/2).
+    """
+    return ((m - certain) / (1 - 2 * certain)).clamp(0, 1)
+
+
+def guided_filter(m: Tensor, picture: Tensor, radius: int) -> Tensor:
+    """The mask that follows the edges of the picture: He, Sun, Tang, Guided Image Filtering, TPAMI 2013, eq. 10-14, 19.
+
+    In each window it is the affine function of the colours that fits m best, and windows that overlap are averaged.
+
+    Args:
+        m: mask, (B, 1, H, W).
+        picture: (B, C, H, W) in [0, 1].
+        radius: of the square windows, in pixels.
+    """
+
+    def mean(t: Tensor) -> Tensor:
+        return F.avg_pool2d(t, 2 * radius + 1, 1, radius, count_include_pad=False)
+
+    def covariance(a: Tensor, b: Tensor) -> Tensor:
+        return mean(a * b) - mean(a) * mean(b)
+
+    channels = picture.shape[1]
+    own = torch.stack([covariance(picture, picture[:, [k]]) for k in range(channels)], -1).movedim(1, -2)
+    with_mask = covariance(picture, m).movedim(1, -1).unsqueeze(-1)
+    slope = torch.linalg.solve(own + FLAT * torch.eye(channels).to(own), with_mask).squeeze(-1).movedim(-1, 1)
+    offset = mean(m) - (slope * mean(picture)).sum(1, keepdim=True)
+    return (mean(slope) * picture).sum(1, keepdim=True) + mean(offset)
 
 
 def recompose(first: Tensor, second: Tensor, m: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ from dataclasses import replace
 import analytic
 import pytest
 import torch
+import torch.nn.functional as F
 from newton_pack.sampler import (
     LayerSettings,
     NewtonSettings,
     exact_layers,
+    guided_filter,
     harden_mask,
     infer_mask,
     recompose,
@@ -178,8 +180,25 @@ def test_a_layer_nearly_out_of_sight_is_left_alone_by_a_decisive_mask():
     image, first, second = torch.ones(1, 3, 8, 8), torch.ones(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.3)
     m = torch.full((1, 1, 8, 8), 0.9)
     assert torch.allclose(exact_layers(image, first, second, m)[1], image)
-    assert torch.equal(exact_layers(image, first, second, harden_mask(m))[1], second)
+    assert torch.equal(exact_layers(image, first, second, harden_mask(m, 0.2))[1], second)
     steps = torch.linspace(0, 1, 101)
-    sharper = harden_mask(steps)
+    sharper = harden_mask(steps, 0.2)
     assert sharper[0] == 0 and sharper[-1] == 1 and sharper[50] == 0.5 and (sharper.diff() >= 0).all()
-    assert torch.allclose(harden_mask(1 - steps), 1 - sharper, atol=1e-6)
+    assert torch.allclose(harden_mask(1 - steps, 0.2), 1 - sharper, atol=1e-6)
+
+
+def test_a_mask_of_cells_follows_the_edges_of_the_picture():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    truth = ((x - 27) ** 2 + (y - 36) ** 2 < 18**2).float()[None, None]
+    colours = torch.tensor([0.9, 0.2, 0.4]).view(1, 3, 1, 1), torch.tensor([0.3, 0.5, 0.4]).view(1, 3, 1, 1)
+    picture = truth * colours[0] + (1 - truth) * colours[1]
+    cells = F.interpolate(F.avg_pool2d(truth, 8), scale_factor=8, mode="bilinear")
+    wrong = ((cells > 0.5) != (truth > 0.5)).float().mean()
+    found = guided_filter(cells, picture, 12)
+    assert wrong > 0.01 and ((found > 0.5) == (truth > 0.5)).all()
+    # Where the picture says nothing, the mask is what it was, smoothed; and what is affine in the colours is kept.
+    mean = lambda t: F.avg_pool2d(t, 25, 1, 12, count_include_pad=False)  # noqa: E731
+    torch.testing.assert_close(guided_filter(cells, torch.full_like(picture, 0.5), 12), mean(mean(cells)))
+    many = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    affine = (many * torch.tensor([0.3, -0.2, 0.5]).view(1, 3, 1, 1)).sum(1, keepdim=True) + 0.1
+    torch.testing.assert_close(guided_filter(affine, many, 12), affine, atol=2e-3, rtol=0)
