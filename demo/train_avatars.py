@@ -2,8 +2,9 @@
 
 The pictures come from `avatars.py` and `avatars.mjs`, in --data. Everything made here lives in --work, is saved every
 few minutes, and the same command goes on from there; the first begins with the shipped checkpoint. `--hours` is the
-wall time of this run, `--decay` lets the learning rate fall to zero over it (for the last run), `--export FILE` writes
-the half-precision checkpoint at its end.
+wall time of this run, `--decay` lets the learning rate fall to zero over it (for the last run; --rate 4e-4 for a short
+one), `--vae-hours` once there are latents trains the decoder alone, on the encoder's latents and on the transformer's,
+`--export FILE` writes the half-precision checkpoint at its end.
 """
 
 import argparse
@@ -24,11 +25,11 @@ import flow
 from avatars import load_pictures, read_index
 from networks import LAYOUTS, export, import_host, make_vae
 from safetensors import safe_open
-from train import Run, vae_step
+from train import Run, autocast, picture_loss, vae_step
 
 SHIPPED = Path(__file__).parent / "ncs_avatars.safetensors"
 LAYOUT = LAYOUTS["sd3"]
-VAE_RATE = 5e-4
+VAE_RATE, RENEWED = 5e-4, 5120
 SHEET_PROMPTS, SHEET_SEEDS, GUIDANCE = 8, 2, 2.5
 
 
@@ -68,16 +69,29 @@ def psnr(vae: torch.nn.Module, pictures: np.ndarray) -> Tensor:
     return torch.cat(out)
 
 
-def train_vae(
-    run: Run, pictures: np.ndarray, train: np.ndarray, held: np.ndarray, seconds: float, encoder: bool
-) -> None:
+def train_vae(run: Run, pictures: np.ndarray, train: np.ndarray, held: np.ndarray, seconds: float) -> None:
     """On 64 px crops of the training pictures."""
-    run.model.taesd_encoder.requires_grad_(encoder)
     for _ in run.loop(seconds, VAE_RATE, "autoencoder"):
         y, x = np.random.randint(0, 65, 2)
         vae_step(run, as_float(np.stack([pictures[i, y : y + 64, x : x + 64] for i in np.random.choice(train, 8)])))
         if run.step % 500 == 0:
             tqdm.write(f"step {run.step}: held-out median {psnr(run.ema, pictures[held[:60]]).median():.2f} dB")
+
+
+def train_decoder(run: Run, pictures: np.ndarray, encoded: Tensor, renewed: Tensor, seconds: float) -> None:
+    """On 64 px crops: half from the encoder's latents with a little noise, half from those of `flow.renew`."""
+    for _ in run.loop(seconds, VAE_RATE, "decoder"):
+        crops = [(i, *np.random.randint(0, 9, 2)) for i in np.random.choice(len(pictures), 8)]
+        noisy = [z + 0.05 * torch.rand(1) * torch.randn_like(z) for z in cut(encoded, crops[:4])]
+        image = as_float(np.stack([pictures[i, 8 * y : 8 * y + 64, 8 * x : 8 * x + 64] for i, y, x in crops]))
+        with autocast("cpu"):
+            out = run.model.taesd_decoder(torch.stack(noisy + cut(renewed, crops[4:])))
+        run.update(picture_loss(out, image)[1])
+
+
+def cut(latents: Tensor, crops: list[tuple[int, int, int]]) -> list[Tensor]:
+    """(16, 8, 8) of each picture at these rows and columns."""
+    return [latents[i, :, y : y + 8, x : x + 8].float() for i, y, x in crops]
 
 
 @torch.no_grad()
@@ -141,6 +155,7 @@ def main() -> None:
     )
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--anew", action="store_true", help="begin with random weights, as another depth needs")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of learning, for the transformer")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero over this run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -159,10 +174,10 @@ def main() -> None:
     torch.manual_seed(opts.seed)
     np.random.seed(opts.seed)
     vae = Run(opts.work / "vae.pt", shipped_vae(), VAE_RATE, "cpu")
-    if opts.vae_hours:
-        train_vae(vae, pictures, train, held, 3600 * opts.vae_hours, not encoded.exists())
-        print(f"autoencoder: held-out median {psnr(vae.ema, pictures[held]).median():.2f} dB")
-    if not encoded.exists():
+    decoder_alone = encoded.exists()
+    if not decoder_alone:
+        if opts.vae_hours:
+            train_vae(vae, pictures, train, held, 3600 * opts.vae_hours)
         torch.save(encode_all(vae.ema, pictures), encoded)
     latents, mean, std = normalised(torch.load(encoded))
 
@@ -170,11 +185,17 @@ def main() -> None:
     run = flow.FlowRun(opts.work / "flow.pt", opts.depth, *start)
     torch.manual_seed(opts.seed + run.step)
     words = [r["words"] for r in rows]
+    if opts.vae_hours and decoder_alone:
+        some = np.random.choice(train, RENEWED, replace=False)
+        renewed = flow.renew(run.ema, latents, flow.Prompts(words), torch.from_numpy(some))
+        raw = [z.float() * std + mean for z in (latents[some], renewed)]
+        train_decoder(vae, pictures[some], *raw, 3600 * opts.vae_hours)
+    print(f"autoencoder: held-out median {psnr(vae.ema, pictures[held]).median():.2f} dB")
     train, held = torch.from_numpy(train), torch.from_numpy(held)
     check = Checks(latents, flow.Prompts(words), pictures[held[:SHEET_PROMPTS]], train, held, vae.ema, mean, std)
     kept = flow.Prompts([words[i] for i in train])
     told = torch.from_numpy(split == "backdrop")[train]
-    flow.train(run, latents[train], kept, told, end - time.time(), opts.decay, check)
+    flow.train(run, latents[train], kept, told, end - time.time(), opts.rate, opts.decay, check)
     if opts.export:
         meta = {
             "modelspec.title": "Newton Constrained Sampling demo (avatars, 128 px)",
