@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import report
 import torch
+import vgg
 from efficientnet import load_network, patch_tokens
 from entry import Entry
 from judge import attributes, hit, shared_judge
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 WANTED = ("hair_colour", "skin", "background")  # of the prompt: what every generator can draw
 SIDE = 128  # pixels, of the model's own pictures
-MEASURES = ("style_distance", "second_layer_distance", "fine_distance", "colour_distance")
+MEASURES = ("style_distance", "second_layer_distance", "fine_distance", "vgg_distance", "colour_distance")
 LAYOUT = report.Layout(
     name="style",
     columns=(
@@ -42,6 +43,7 @@ LAYOUT = report.Layout(
         ("style_ratio", 2, "style distance"),
         ("second_layer_ratio", 2, "second layer"),
         ("fine_ratio", 2, "finer patches"),
+        ("vgg_ratio", 2, "VGG"),
         ("colour_ratio", 2, "colours"),
         ("style_right", 2, "style right"),
         ("content_score", 2, "attributes kept"),
@@ -50,10 +52,10 @@ LAYOUT = report.Layout(
     ),
     reading="Means over references and prompts ± standard deviation over seeds; calls, network evaluations and "
     "backward passes are per picture. Distances to the reference are divided by those of plain sampling with the same "
-    "prompt and seed. Style distance is what the methods optimise; the second layer, the same layer in finer patches "
-    "and the colours (energy distance of pixels) are optimised by none. Style right: the classifier "
-    "names the reference's generator. Attributes kept: share of the prompt's hair colour, skin and background that it "
-    "finds. Diversity: mean feature distance between seeds.",
+    "prompt and seed. Style distance is what the methods optimise; the second layer, the same layer in finer patches, "
+    "Gram matrices of VGG16 and the colours (energy distance of pixels) are optimised by none. Style right: the "
+    "classifier names the reference's generator. Attributes kept: share of the prompt's hair colour, skin and "
+    "background that it finds. Diversity: mean feature distance between seeds.",
     plotted=(
         ("style_ratio", "style distance / plain"),
         ("second_layer_ratio", "second layer / plain"),
@@ -151,6 +153,7 @@ class Bench:
             "style_distance": self.distances(pictures, reference, opts.block),
             "second_layer_distance": self.distances(pictures, reference, opts.second_block),
             "fine_distance": self.distances(pictures, reference, opts.block, side=32),
+            **vgg.style_distances(pictures, given),
             "colour_distance": [colour_distance(p, given) for p in pictures],
             "diversity": [mean_pairwise(self.target.features(pictures))] * len(pictures),
         }
@@ -184,7 +187,8 @@ def run_all(bench: Bench, chosen: list[Entry]) -> tuple[list[dict], dict[tuple[s
             if not entry.direction:
                 free[reference, prompt] = found
             for seed, (measured, unguided) in enumerate(zip(found, free[reference, prompt], strict=True)):
-                ratios = {f"{k.removesuffix('distance')}ratio": measured[k] / unguided[k] for k in MEASURES}
+                told = [k for k in MEASURES if k in measured]
+                ratios = {f"{k.removesuffix('distance')}ratio": measured[k] / unguided[k] for k in told}
                 rows.append({
                     "task": "style", "model": bench.target.name, "method": entry.method, "preset": entry.preset,
                     "image": f"{reference} / {prompt}", "seed": seed, "split": "heldout", "levels": bench.opts.levels,
@@ -230,7 +234,7 @@ def main() -> None:
         sys.exit(f"skipped: {e}; tools/requirements-dev.txt names EfficientNet-Lite0")
     chosen = [e for e in entries() if e.chosen(opts.only and ["plain", *opts.only])]
     rows, made = run_all(bench, chosen)
-    report.write(opts.out, LAYOUT, report.heading("style", opts, bench.target.notes), rows)
+    report.write(opts.out, LAYOUT, report.heading("style", opts, bench.target.notes | vgg.notes()), rows)
     draw(bench, chosen, made).save(opts.out / "sheet.png")
 
 

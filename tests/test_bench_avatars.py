@@ -111,7 +111,7 @@ def test_the_boxes_that_layers_are_told():
     torch.testing.assert_close(prior, expected)
 
 
-def test_the_second_features_are_unit_vectors_of_a_plain_convolutional_network():
+def test_the_second_features_are_unit_vectors_of_a_plain_convolutional_network(monkeypatch):
     """The same network of PyTorch's modules."""
     widths, net, weights = (3, 4, 5, 6, 7, 8), [], []
     for i, count in enumerate(vgg.CONVOLUTIONS):
@@ -121,7 +121,10 @@ def test_the_second_features_are_unit_vectors_of_a_plain_convolutional_network()
         net.append(torch.nn.Sequential(*(m for c in convolutions for m in (c, torch.nn.ReLU()))))
         weights.append([(c.weight, c.bias) for c in convolutions])
     x = torch.rand(2, 3, 64, 64)
-    out, y = vgg.blocks(weights, x), 255 * x[:, [2, 1, 0]] - torch.tensor(vgg.MEAN).view(3, 1, 1)
+    out = torch.from_numpy(vgg.features(weights, x.movedim(1, -1).numpy()))
+    monkeypatch.setattr(vgg, "load", lambda: weights)
+    style = vgg.style_distances(x[1:].movedim(1, -1).numpy(), x[0].movedim(0, -1).numpy())
+    expected, y = 0.0, 255 * x[:, [2, 1, 0]] - torch.tensor(vgg.MEAN).view(3, 1, 1)
     for module in net:
         y = module(y)
         if isinstance(module, torch.nn.Sequential):
@@ -129,4 +132,7 @@ def test_the_second_features_are_unit_vectors_of_a_plain_convolutional_network()
             unit = y / y.norm(dim=1, keepdim=True).clamp(min=1e-12)
             patches = unit.unfold(2, y.shape[2] // 4, y.shape[2] // 4).unfold(3, y.shape[3] // 4, y.shape[3] // 4)
             torch.testing.assert_close(part, patches.mean((4, 5)).flatten(1) / 4)
+            reference, other = (torch.einsum("ihw,jhw->ij", z, z) / z[0].numel() for z in y)
+            expected += ((other - reference).norm() / reference.norm()).item() ** 2 / 5
     assert out.shape[1] == 0
+    assert style["vgg_distance"][0] == pytest.approx(expected, rel=1e-4)
