@@ -16,10 +16,10 @@ from .vae_checks import check_pictures_vae, encode
 
 # Progress of a run, 0 = pure noise, 1 = none, between which the rounds are spread.
 FIRST, LAST = 0.3, 0.75
-# How close to 0 or 1 a cell, a pixel of the mask counts as certain.
-CERTAIN_CELL, CERTAIN_PIXEL = 0.2, 0.3
-# Cells around a pixel by whose colours its share of the mask is told.
-REACH = 2
+# How close to 0 or 1 a cell counts as certain.
+CERTAIN = 0.2
+# Of the mask in pixels: cells around a pixel whose colours count, and how close to 0 or 1 is certain then.
+PASSES = (2, 0.4), (1, 0.3)
 # How far a starting mask is believed before the image is seen.
 BELIEF = 0.9
 STRIP = 8  # pixels for a cell, and between two masks
@@ -57,8 +57,9 @@ def cell_prior(start: Tensor | None, fixed: tuple[Tensor, Tensor], size: tuple[i
 def pixel_mask(cells: Tensor, picture: Tensor) -> Tensor:
     """The mask of cells (B, 1, h, w) at the size of the picture (B, 3, H, W), following its edges."""
     m = F.interpolate(cells, size=picture.shape[2:], mode="bilinear")
-    radius = REACH * picture.shape[2] // cells.shape[2]
-    return harden_mask(guided_filter(m, picture, radius), CERTAIN_PIXEL)
+    for reach, certain in PASSES:
+        m = harden_mask(guided_filter(m, picture, reach * picture.shape[2] // cells.shape[2]), certain)
+    return m
 
 
 def picture_strip(masks: list[Tensor]) -> Tensor:
@@ -93,7 +94,7 @@ def split(
 
         delta = run.delta(settings.newton)
         m = infer_mask(run.denoisers(1.0), image, spread, settings, delta, seed, prior, on_round)
-        m = harden_mask(m, CERTAIN_CELL)
+        m = harden_mask(m, CERTAIN)
         masks[-1] = m.cpu()
         whole = sample_layers(run.denoisers(cfg), image, m, levels, seed)
         layers.extend(space.process_out(layer) for layer in whole)

@@ -35,7 +35,7 @@ def table(panels: Panels) -> Image.Image:
 def save(panels: Panels, file: Path) -> None:
     """A node's own drawing is saved as it is, only smaller; as well as the file's size allows."""
     sheet = ImageOps.contain(panels[""], (DRAWN, DRAWN)) if "" in panels else table(panels)
-    for quality in range(80, 30, -10):
+    for quality in range(80, 20, -10):
         sheet.save(file, quality=quality, optimize=True)
         if file.stat().st_size <= LARGEST:
             break
