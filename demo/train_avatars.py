@@ -190,7 +190,8 @@ def main() -> None:
         renewed = flow.renew(run.ema, latents, flow.Prompts(words), torch.from_numpy(some))
         raw = [z.float() * std + mean for z in (latents[some], renewed)]
         train_decoder(vae, pictures[some], *raw, 3600 * opts.vae_hours)
-    print(f"autoencoder: held-out median {psnr(vae.ema, pictures[held]).median():.2f} dB")
+    if opts.vae_hours:
+        print(f"autoencoder: held-out median {psnr(vae.ema, pictures[held]).median():.2f} dB")
     train, held = torch.from_numpy(train), torch.from_numpy(held)
     check = Checks(latents, flow.Prompts(words), pictures[held[:SHEET_PROMPTS]], train, held, vae.ema, mean, std)
     kept = flow.Prompts([words[i] for i in train])

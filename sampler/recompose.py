@@ -18,7 +18,7 @@ def harden_mask(m: Tensor, certain: float) -> Tensor:
 
 
 def guided_filter(m: Tensor, picture: Tensor, radius: int) -> Tensor:
-    """The mask that follows the edges of the picture: He, Sun, Tang, Guided Image Filtering, TPAMI 2013, eq. 10-14, 19.
+    """The mask that follows the edges of the picture: He, Sun, Tang, Guided Image Filtering, TPAMI 2013, in colour.
 
     In each window it is the affine function of the colours that fits m best, and windows that overlap are averaged.
 
