@@ -187,8 +187,8 @@ def run_all(bench: Bench, chosen: list[Entry]) -> tuple[list[dict], dict[tuple[s
             if not entry.direction:
                 free[reference, prompt] = found
             for seed, (measured, unguided) in enumerate(zip(found, free[reference, prompt], strict=True)):
-                told = [k for k in MEASURES if k in measured]
-                ratios = {f"{k.removesuffix('distance')}ratio": measured[k] / unguided[k] for k in told}
+                present = [k for k in MEASURES if k in measured]
+                ratios = {f"{k.removesuffix('distance')}ratio": measured[k] / unguided[k] for k in present}
                 rows.append({
                     "task": "style", "model": bench.target.name, "method": entry.method, "preset": entry.preset,
                     "image": f"{reference} / {prompt}", "seed": seed, "split": "heldout", "levels": bench.opts.levels,

@@ -68,7 +68,10 @@ def features(layers: Layers, pictures: np.ndarray) -> np.ndarray:
 
 
 def style_distances(pictures: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
-    """Squared distance of Gram matrices of all blocks (Gatys et al., CVPR 2016), each relative to the reference's."""
+    """Squared distance of Gram matrices of all blocks (Gatys et al., CVPR 2016), each relative to the reference's.
+
+    Of pictures (N, H, W, 3) to a reference (H, W, 3), both in [0, 1]; nothing without a network.
+    """
     layers = load()
     if layers is None:
         return {}

@@ -168,9 +168,9 @@ def sample(model: torch.nn.Module, context: Tensor, noise: Tensor, guidance: flo
 
 @torch.no_grad()
 def renew(model: torch.nn.Module, latents: Tensor, prompts: Prompts, pick: Tensor) -> Tensor:
-    """The picked latents after noise of a level up to 0.5 and four Euler steps: near them, with the network's faults.
+    """The picked latents, noised to a level in [.05, .5], after four Euler steps: near them, with the network's faults.
 
-    Half of them without their words.
+    Half of them without their words. latents (N, 16, h, w), pick (n,) indices; returns (n, 16, h, w), half precision.
     """
     model, out = copy.deepcopy(model).to(FAST), []
     for part in tqdm(pick.split(BATCH), desc="renewing", unit="batch", mininterval=30):

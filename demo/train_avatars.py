@@ -79,7 +79,10 @@ def train_vae(run: Run, pictures: np.ndarray, train: np.ndarray, held: np.ndarra
 
 
 def train_decoder(run: Run, pictures: np.ndarray, encoded: Tensor, renewed: Tensor, seconds: float) -> None:
-    """On 64 px crops: half from the encoder's latents with a little noise, half from those of `flow.renew`."""
+    """On 64 px crops: half from the encoder's latents with a little noise, half from those of `flow.renew`.
+
+    Both (N, 16, 16, 16), of the pictures (N, 128, 128, 3) in their order.
+    """
     for _ in run.loop(seconds, VAE_RATE, "decoder"):
         crops = [(i, *np.random.randint(0, 9, 2)) for i in np.random.choice(len(pictures), 8)]
         noisy = [z + 0.05 * torch.rand(1) * torch.randn_like(z) for z in cut(encoded, crops[:4])]

@@ -1,4 +1,4 @@
-"""The avatar data set: the same for everybody, and split so that nothing held out was seen."""
+"""The avatar data set: the same for everybody, split so that nothing held out was seen; and laws of its training."""
 
 import itertools
 import re
@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
+sys.path.append(str(Path(__file__).parent.parent / "nodes"))
 
 import avatars
+import flow
+import train
 
 ROWS = [avatars.picture(i) for i in range(6000)]
 KEYS = ("style", "hair", "hair_colour", "skin", "clothes")
@@ -76,3 +80,26 @@ def test_the_help_page_lists_the_words():
         b + p for b in avatars.BACKGROUND for p in avatars.PATTERNS if p
     }
     assert words - composed - {""} <= said <= words | composed
+
+
+def test_renewed_latents_return_where_the_network_knows_them():
+    """The exact velocity towards one latent is (x - z) / s, along a straight line."""
+    z = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(0)).half()
+
+    class Exact(torch.nn.Module):
+        def forward(self, x, t, context):
+            assert x.shape[0] == len(t) == len(context) and (50 <= t.max() <= 500)
+            return (x - z.to(x)) / (t / 1000).view(-1, 1, 1, 1).to(x)
+
+    pick = torch.zeros(40, dtype=torch.long)
+    made = flow.renew(Exact(), z, flow.Prompts(["toon redhair"]), pick)
+    assert made.shape == (40, 16, 4, 4)
+    torch.testing.assert_close(made, z.expand_as(made), atol=0.1, rtol=0)  # bfloat16
+
+
+def test_a_texture_costs_more_than_the_same_error_without_one():
+    image = torch.full((2, 3, 16, 16), 0.5)
+    checks = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    flat, texture = (train.picture_loss(image + error / 255, image) for error in (1.0, checks))
+    torch.testing.assert_close(flat[0], texture[0])
+    assert texture[1] > 2 * flat[1] + 1e-3
