@@ -1,8 +1,8 @@
 """A distilled model in few steps: the stock sampler lcm behind Constrain Model, beside the same under a noise mask.
 
-    python dev.py bench distilled --out DIR --folder PNGS [--hours H] [--steps 8 4]
+    python dev.py bench distilled --out DIR [--hours H] [--steps 8 4]
 
-No such network is at hand that is small enough, so one is made of the small eps checkpoint first (`distillation.py`;
+No such network is at hand that is small enough, so one is made of the embedded checkpoint first (`distillation.py`;
 kept in DIR). Everything is sampled by the host, at cfg 1, scheduler `sgm_uniform`. Writes distilled.json,
 distilled.md and contact sheets.
 """
@@ -16,10 +16,10 @@ import report
 import torch
 from counted import counted
 from distillation import distil
-from inpaint import BATCH, LAYOUT, Cases, Made, measure, write_sheets
+from inpaint import LAYOUT, Cases, Made, measure, write_sheets
 from masks import ALL_MASKS
 from pack import sampler
-from targets import EMOJI, CheckpointTarget, add_dtype, start_noise
+from targets import AVATARS, CheckpointTarget, add_dtype, start_noise
 from tqdm import tqdm
 
 FAST = sampler.PRESETS["fast"]
@@ -61,21 +61,11 @@ def drawn(
     return target.decode(out), len(seen)
 
 
-def opened(file: Path, distilled: bool, dtype: str | None) -> CheckpointTarget:
-    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
-
-    target = CheckpointTarget(file, dtype=dtype)
-    if distilled:
-        (target.model,) = ModelSamplingDiscrete().patch(target.model, "lcm", False)
-    return target
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--hours", type=float, default=1.0, help="of training, after the trajectories")
-    parser.add_argument("--folder", type=Path, required=True, help="emoji to complete, PNG files of 128 px")
-    parser.add_argument("--trajectories", type=int, default=67, help="of 16 samples each")
+    parser.add_argument("--trajectories", type=int, default=40, help="in batches of 32")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--split", choices=("heldout", "train"), default="heldout")
@@ -87,9 +77,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     opts = parse()
-    teacher = CheckpointTarget(EMOJI, opts.folder, opts.dtype)
+    teacher = CheckpointTarget(AVATARS, dtype=opts.dtype)
     file, log = distil(opts.out / "made", opts.hours, opts.trajectories)
-    targets = {True: opened(file, True, opts.dtype), False: teacher}
+    targets = {True: CheckpointTarget(file, dtype=opts.dtype), False: teacher}
     cases = Cases(teacher, opts.split, opts.images, opts.seeds, opts.masks)
     runs = [(steps, name) for steps in opts.steps for name in ENTRIES]
     runs += [(LAST, name) for name, entry in ENTRIES.items() if not entry[0]]
@@ -97,15 +87,15 @@ def main() -> None:
     made: dict[int, Made] = {}
     for steps, name in tqdm(runs, unit="setting"):
         entry, pictures, calls = ENTRIES[name], [], 0
-        for first in range(0, len(cases.index), BATCH):
-            part = slice(first, first + BATCH)
+        for first in range(0, len(cases.index), teacher.batch):
+            part = slice(first, first + teacher.batch)
             some, calls = drawn(targets[entry[0]], entry, steps, cases, part)
             pictures.append(some)
         method, preset = name.split("/")
         made.setdefault(steps, {})[name] = cases, np.concatenate(pictures)
         head = {"task": "inpaint", "model": targets[entry[0]].name, "method": method, "preset": preset}
         cost = {"steps": steps, "levels": steps, "calls": calls, "backward_calls": 0}
-        rows += [head | row | cost for row in measure(targets[True], cases, made[steps][name][1])]
+        rows += [head | row | cost for row in measure(teacher, cases, made[steps][name][1])]
     for steps, pictures in made.items():
         sheets = opts.out / f"steps_{steps}"
         sheets.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import report
 from distilled import FAST, drawn
-from inpaint import BATCH, Cases, measure
+from inpaint import Cases, measure
 from jacobian import write
 from metrics import paired_interval
 from report import by_picture
@@ -61,7 +61,7 @@ def main() -> None:
     cases, rows = Cases(target, "heldout", opts.images, opts.seeds, ["half"]), []
     for name in tqdm(driven(), unit="sampler"):
         for method, settings in METHODS.items():
-            parts = [slice(i, i + BATCH) for i in range(0, len(cases.index), BATCH)]
+            parts = [slice(i, i + target.batch) for i in range(0, len(cases.index), target.batch)]
             made = [drawn(target, (False, name, settings), opts.steps, cases, part, "simple") for part in parts]
             head = {"task": "inpaint", "model": target.name, "method": method, "preset": name, "calls": made[0][1]}
             rows += [head | row for row in measure(target, cases, np.concatenate([pictures for pictures, _ in made]))]

@@ -3,7 +3,7 @@
 import copy
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -73,6 +73,23 @@ class FlowRun:
         torch.save(state | {"step": self.step, "bands": self.bands}, self.file.with_suffix(".tmp"))
         self.file.with_suffix(".tmp").replace(self.file)
 
+    def loop(self, name: str, seconds: float, rate: float, decay: bool) -> Iterator[tuple[tqdm, float]]:
+        """Yield a progress bar and the learning rate until the time is up; the caller calls `update`.
+
+        The rate rises over `WARM_UP` steps; where `decay` is true, it falls to zero over this run.
+        """
+        begin, first = time.time(), self.step
+        saved = begin
+        with tqdm(desc=name, initial=self.step, unit="step", mininterval=30) as bar:
+            while (passed := time.time() - begin) < seconds:
+                warmth, left = min(1, (self.step - first + 1) / WARM_UP), 1 - passed / seconds if decay else 1
+                yield bar, rate * warmth * left
+                bar.update()
+                if time.time() - saved > SAVE_EVERY:
+                    self.save()
+                    saved = time.time()
+        self.save()
+
     def update(self, loss: Tensor, rate: float) -> None:
         loss.backward()
         params, fast = list(self.model.parameters()), list(self.fast.parameters())
@@ -111,31 +128,23 @@ def train(
     Words are dropped singly and all together, but for the first one of pictures where `told` (N,) is true: samples
     without words never show those.
     """
-    begin, first = time.time(), run.step
-    saved = begin
-    with tqdm(desc="flow", initial=run.step, unit="step", mininterval=30) as bar:
-        while (passed := time.time() - begin) < seconds:
-            pick = torch.randint(len(latents), (BATCH,))
-            z, s = latents[pick].float(), draw_levels(BATCH)
-            keep = (torch.rand(BATCH, TOKENS) > DROP_WORD) & (torch.rand(BATCH, 1) > DROP_ALL)
-            keep[:, 0] |= told[pick]
-            loss = velocity_error(run.fast, z, s, prompts.embed(pick, keep), torch.randn_like(z))
-            warmth, left = min(1, (run.step - first + 1) / WARM_UP), 1 - passed / seconds if decay else 1
-            run.update(loss.mean(), rate * warmth * left)
-            band = (BANDS * s.flatten()).long()
-            for b in band.unique():
-                run.bands[b].lerp_(loss.detach()[band == b].mean(), 0.02)
-            bar.update()
-            if run.step % 50 == 0:
-                bar.set_postfix_str("loss by noise " + " ".join(f"{b:.3f}" for b in run.bands), refresh=False)
-            if run.step % SHEET_EVERY == 0:
-                entry = {"step": run.step, "seconds": round(time.time() - begin), "running": run.bands.tolist()}
-                with run.file.with_suffix(".jsonl").open("a") as log:
-                    print(json.dumps(entry | check(run)), file=log)
-            if time.time() - saved > SAVE_EVERY:
-                run.save()
-                saved = time.time()
-    run.save()
+    begin = time.time()
+    for bar, now in run.loop("flow", seconds, rate, decay):
+        pick = torch.randint(len(latents), (BATCH,))
+        z, s = latents[pick].float(), draw_levels(BATCH)
+        keep = (torch.rand(BATCH, TOKENS) > DROP_WORD) & (torch.rand(BATCH, 1) > DROP_ALL)
+        keep[:, 0] |= told[pick]
+        loss = velocity_error(run.fast, z, s, prompts.embed(pick, keep), torch.randn_like(z))
+        run.update(loss.mean(), now)
+        band = (BANDS * s.flatten()).long()
+        for b in band.unique():
+            run.bands[b].lerp_(loss.detach()[band == b].mean(), 0.02)
+        if run.step % 50 == 0:
+            bar.set_postfix_str("loss by noise " + " ".join(f"{b:.3f}" for b in run.bands), refresh=False)
+        if run.step % SHEET_EVERY == 0:
+            entry = {"step": run.step, "seconds": round(time.time() - begin), "running": run.bands.tolist()}
+            with run.file.with_suffix(".jsonl").open("a") as log:
+                print(json.dumps(entry | check(run)), file=log)
 
 
 @torch.no_grad()

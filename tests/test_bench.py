@@ -1,6 +1,7 @@
 """Laws of the benchmark's measures and masks."""
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+BENCH = Path(__file__).parent.parent / "bench"
+sys.path.insert(0, str(BENCH))
 
 import growth
 import large
@@ -200,3 +202,8 @@ def test_a_mosaic_is_cut_into_its_pictures():
     whole = mosaic.joined(parts, 3)
     assert whole.shape == (12, 18, 3) and (whole[4:8, 6:12] == parts[4]).all()
     assert (mosaic.cut(whole, 3) == parts).all()
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in BENCH.glob("*.py")))
+def test_every_file_of_the_benchmark_finds_what_it_imports(name):
+    importlib.import_module(name)
