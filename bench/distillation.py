@@ -1,7 +1,7 @@
 """A consistency function of the demo model: from any level of noise to where its deterministic sampler ends.
 
-What LCM (arXiv 2310.04378) distils, learned from whole trajectories (Euler, 25 steps) instead of neighbouring steps. The
-prompts are those of the training split, half of them dropped. Resumable: trajectories and training state are kept.
+What LCM (arXiv 2310.04378) distils, learned from whole trajectories (Euler, 25 steps) instead of neighbouring steps.
+The prompts are those of the training split, half of them dropped. Resumable: trajectories and training state are kept.
 """
 
 import copy
@@ -43,7 +43,7 @@ def estimate(network: Network, z: Tensor, s: Tensor, context: Tensor) -> Tensor:
 
 @torch.no_grad()
 def trajectory(teacher: Network, prompts: flow.Prompts, seed: int) -> dict[str, Tensor]:
-    """Noisy latents z (25, B, 16, 16, 16) at levels s (25,), their end x0, pick and keep (B,); odd seeds lie between."""
+    """Noisy latents z (25, B, 16, 16, 16) at levels s (25,), their end x0, pick and keep (B,); odd seeds between."""
     generator = torch.Generator().manual_seed(seed)
     pick = torch.randint(len(prompts.words), (BATCH,), generator=generator)
     keep = torch.randint(2, (BATCH,), generator=generator)
@@ -81,7 +81,7 @@ def end_errors(network: Network, prompts: flow.Prompts, paths: list[dict[str, Te
 
 
 def train(run: flow.FlowRun, prompts: flow.Prompts, paths: list[dict[str, Tensor]], seconds: float) -> None:
-    """Every step sees as many levels as pictures, evenly; the loss is relative to its running mean at the same level."""
+    """Every step sees as many levels as pictures, evenly; losses are relative to their running mean at the level."""
     means = torch.full((LEVELS,), 0.05)
     z, s, x0, pick, keep = (torch.stack([p[name] for p in paths]) for name in ("z", "s", "x0", "pick", "keep"))
     for bar, rate in run.loop("distillation", seconds, RATE, decay=True):
