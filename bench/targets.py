@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -191,7 +192,8 @@ class CheckpointTarget:
             base = model_k.inner_model.inner_model
             scales, to_sigma = self.adapter.measured_scales(base.model_sampling), base.model_sampling.percent_to_sigma
             host = self.adapter.HostDenoiser(model_k, extra_args)
-            denoise = Denoiser(host, scales, conditional=lambda: host.x0_cond)
+            unguided = partial(host, model_options=self.adapter.without_guidance(host.model_options))
+            denoise = Denoiser(host, scales, conditional=lambda: host.x0_cond, unguided_model=unguided)
             space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
             out = run(denoise, x, sigmas.tolist(), space)
             counted.append(denoise.calls)

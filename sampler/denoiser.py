@@ -44,8 +44,10 @@ class Denoiser:
         perturbed_model: stands for the model close to where it was called last, at less cost.
         conditional: what the model's last call said before guidance was added, of the shape of x0; None where it does
             not tell.
+        unguided_model: the model without guidance, called at noise levels where `guided` is False.
 
     Attributes:
+        guided: whether guidance is added at a noise level; a run may limit it.
         calls: NFE so far.
         guidance: what guidance added to x0 in the last call, of its shape; 0 where the model does not tell.
     """
@@ -56,17 +58,20 @@ class Denoiser:
         scales: Callable[[float], Scales],
         perturbed_model: Callable[[Tensor, Tensor], Tensor] | None = None,
         conditional: Callable[[], Tensor | None] = lambda: None,
+        unguided_model: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
         self.model = model
         self.scales = scales
         self.perturbed_model = perturbed_model
         self.conditional = conditional
+        self.unguided_model = unguided_model
+        self.guided: Callable[[float], bool] = lambda sigma: True
         self.calls = 0
         self.guidance: Tensor | float = 0.0
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         self.calls += 1
-        x0 = self.model(x, x.new_full((x.shape[0],), sigma))
+        x0 = self.at(sigma, self.model)(x, x.new_full((x.shape[0],), sigma))
         before = self.conditional()
         self.guidance = 0.0 if before is None else x0 - before
         return x0
@@ -74,7 +79,11 @@ class Denoiser:
     def perturbed_call(self, x: Tensor, sigma: float) -> Tensor:
         """x0 at a small perturbation of the last input."""
         self.calls += 1
-        return (self.perturbed_model or self.model)(x, x.new_full((x.shape[0],), sigma))
+        return self.at(sigma, self.perturbed_model or self.model)(x, x.new_full((x.shape[0],), sigma))
+
+    def at(self, sigma: float, model: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        """What is called at a noise level: this model, or the one without guidance."""
+        return model if self.unguided_model is None or self.guided(sigma) else self.unguided_model
 
 
 def max_abs(t: Tensor) -> Tensor:

@@ -15,10 +15,15 @@ MIDDLE = 0.94
 RESAMPLE_WINDOW = 1.5, 3.0
 
 
+def noise_to_signal(level: Level) -> float:
+    """s / (alpha sigma_data)."""
+    alpha, s, sigma_data = level.scales
+    return s / max(alpha * sigma_data, 1e-30)
+
+
 def in_resample_window(level: Level) -> bool:
     """Whether what masks leave unknown is drawn anew at this noise level."""
-    alpha, s, sigma_data = level.scales
-    return RESAMPLE_WINDOW[0] < s / max(alpha * sigma_data, 1e-30) < RESAMPLE_WINDOW[1]
+    return RESAMPLE_WINDOW[0] < noise_to_signal(level) < RESAMPLE_WINDOW[1]
 
 
 def allocate(steps: int, most: int, levels: Sequence[Level]) -> int:
@@ -74,6 +79,8 @@ class Plan:
         self.active = [level for level in levels[:-1] if self.newton.active(level.sigma)]
         masks_alone = not self.newton.terms
         self.iterations = 0 if masks_alone else settings.iterations
+        limited = self.active if self.iterations else []
+        self.unguided = {level.sigma for level in limited if noise_to_signal(level) > settings.guided_up_to}
         self.order = settings.order if masks_alone else 1
         self.resamples = settings.resample and masks_alone
 
@@ -93,6 +100,10 @@ class Plan:
             return 0
         steps = affordable_steps(self.corrections_left, len(remaining), self.settings.carry)
         return allocate(steps, self.iterations, remaining)
+
+    def guided(self, sigma: float) -> bool:
+        """Whether guidance is added at a noise level."""
+        return sigma not in self.unguided
 
     def spend(self, calls: int) -> None:
         self.corrections_left -= calls

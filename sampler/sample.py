@@ -86,6 +86,7 @@ def sample_constrained(
         ValueError: the settings' `max_calls` is less than the run takes without corrections.
     """
     plan = plan or Plan(constraint, settings, levels_of(settings.with_restarts(sigmas), denoise.scales), step_calls)
+    denoise.guided = plan.guided
     generators = sample_generators(seed, range(len(x)) if samples is None else samples)
     replacement = Replacement(plan.masks, settings.rate_first, plan, generators) if plan.masks.terms else None
 

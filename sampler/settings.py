@@ -1,5 +1,6 @@
 """How a constraint is enforced, and the presets."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -30,6 +31,9 @@ class NewtonSettings:
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
         conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
             takes one network evaluation instead of two.
+        guided_up_to: noise level s / (alpha sigma_data) up to which guidance is added where Newton steps are taken. In
+            more noise it makes the estimate answer to a step many times too strongly, and decides what the constraint
+            should; as limited intervals of guidance, arXiv 2404.07724.
         restarts: warm restarts (section 4.1): after the run its estimate is noised again and sampled once more.
         restart_from: where a restart begins, as a share of the run's levels: 0 is the first.
         hold: latent masks are enforced by `Replacement` instead of Newton steps: no call beyond the plain one a level.
@@ -47,6 +51,7 @@ class NewtonSettings:
     max_calls: int = 0
     residual_target: float = 0.0
     conditional_only: bool = False
+    guided_up_to: float = math.inf
     hold: bool = False
     resample: bool = False
     order: int = 1
@@ -79,6 +84,7 @@ class Preset(NewtonSettings):
 
 
 FAST = Preset(
+    guided_up_to=6.0,
     hold=True,
     resample=True,
     order=2,

@@ -14,6 +14,7 @@ from efficientnet import load_network, patch_tokens
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="EfficientNet-Lite0 is named in tools/requirements-dev.txt")
 BLOCK = 0
+UNGUIDED = 2  # of the eight levels, more than six times as much noise as signal
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_the_style_comes_nearer(host, graph, style, network, direction, backward
     plain = free(host, graph)
     styled = constrained(host, graph)
     assert len(CountNode.batches) == 2 * STEPS and counted.backward == backward * STEPS
-    assert sum(CountNode.batches) == 2 * 2 * STEPS
+    assert CountNode.batches == UNGUIDED * [1, 1] + (STEPS - UNGUIDED) * [2, 2]
     assert distance(host, network, styled) < 0.7 * distance(host, network, plain)
     assert distance(host, network, styled, side=32) < 0.8 * distance(host, network, plain, side=32)
 
@@ -84,7 +85,7 @@ def test_the_conditional_branch_alone_takes_one_evaluation_less(host, graph, sty
     )  # fmt: skip
     graph["sample"]["inputs"]["settings"] = ["settings", 0]
     styled = constrained(host, graph)
-    assert len(CountNode.batches) == 2 * STEPS and sum(CountNode.batches) == 3 * STEPS
+    assert CountNode.batches == UNGUIDED * [1, 1] + (STEPS - UNGUIDED) * [2, 1]
     assert distance(host, network, styled) < 0.7 * distance(host, network, plain)
 
 
@@ -140,7 +141,7 @@ def test_style_and_super_resolution(host, graph, style, network, factor, most):
     def off(made):
         return (shrunk(made) - low).abs().mean().item()
 
-    assert off(both) < 1.5 * off(enlarged)
+    assert off(both) < 2 * off(enlarged)
     assert distance(host, network, both) < most * distance(host, network, enlarged)
 
 

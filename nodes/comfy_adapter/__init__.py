@@ -27,6 +27,7 @@ from .base_sampler import REPLACED, SINGLE_STEP, SUBSTITUTE, WHOLE_RUN
 from .clip_vision import block_features
 from .codec import NO_ENCODER, PixelCodec, has_encoder, start_latent
 from .demo_files import register_checkpoints, serve_pictures
+from .guidance import without_guidance
 from .guider import MultiPromptRun, sample_with_prompts, samples_at_once, simple_levels
 from .host_denoiser import HostDenoiser
 from .inspection import Inspection, NoGradient, inspect_model

@@ -30,6 +30,20 @@ class CondCapture:
         return options | {AFTER: [self, *options.get(AFTER, [])]}
 
 
+def without_guidance(options: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the options with which a guider evaluates its first prompt alone.
+
+    A guider that does not ask the host's hook stays as it is.
+    """
+    evaluate = options.get(HOOK, evaluate_prompts)
+
+    def first(args: dict[str, Any]) -> list[Tensor]:
+        c = evaluate(args | {"conds": [args["conds"][0], None]})[0]
+        return [c, c]
+
+    return options | {HOOK: first}
+
+
 class FrozenGuidance:
     """What guidance adds to the conditional estimate c stays as in the last full call: x0(x) ~ c(x) + (x0 - c).
 

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.samplers
@@ -24,7 +25,7 @@ from ..checks import remedies_first
 from ..constraint_spec import ConstraintSpec
 from .base_sampler import BaseSampler, steps_of
 from .binding import bind_constraint, leftover_noise, start_of_run
-from .guidance import FrozenGuidance
+from .guidance import FrozenGuidance, without_guidance
 from .host_denoiser import HostDenoiser, LoadedModels
 from .precision import delta_for
 from .run_checks import check_run
@@ -96,7 +97,10 @@ def newton_function(
         if callback is not None:
             callback(info)
 
-    denoise = Denoiser(model, scales, perturbed_call, lambda: host.x0_cond)
+    unguided = partial(host, model_options=without_guidance(host.model_options))
+    # A sampler that calls the model itself, or wants the negative prompt, is guided all the way.
+    stepwise = base_sampler is None or not (base_sampler.calls or base_sampler.needs_negative)
+    denoise = Denoiser(model, scales, perturbed_call, lambda: host.x0_cond, unguided if stepwise else None)
     steps = steps_of(base_sampler, host, model, x, sigmas.new_tensor(levels)) if base_sampler else {}
     delta = delta_for(settings, base.manual_cast_dtype or base.get_dtype(), x.device)
     with tqdm(total=plan.total, disable=disable, unit="call") as bar:
