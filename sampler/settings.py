@@ -1,6 +1,5 @@
 """How a constraint is enforced, and the presets."""
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -33,7 +32,7 @@ class NewtonSettings:
             takes one network evaluation instead of two.
         guided_up_to: noise level s / (alpha sigma_data) up to which guidance is added where Newton steps are taken. In
             more noise it makes the estimate answer to a step many times too strongly, and decides what the constraint
-            should; as limited intervals of guidance, arXiv 2404.07724.
+            should; as limited intervals of guidance, arXiv 2404.07724. None is no limit.
         restarts: warm restarts (section 4.1): after the run its estimate is noised again and sampled once more.
         restart_from: where a restart begins, as a share of the run's levels: 0 is the first.
         hold: latent masks are enforced by `Replacement` instead of Newton steps: no call beyond the plain one a level.
@@ -51,7 +50,7 @@ class NewtonSettings:
     max_calls: int = 0
     residual_target: float = 0.0
     conditional_only: bool = False
-    guided_up_to: float = math.inf
+    guided_up_to: float | None = None
     hold: bool = False
     resample: bool = False
     order: int = 1
