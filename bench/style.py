@@ -76,6 +76,7 @@ def entries() -> list[Entry]:
         Entry("ours", "fast_gradient", settings=fast, direction=gradient),
         Entry("ours", "fast_conditional", settings=replace(fast, conditional_only=True), direction=forward),
         Entry("ours", "fast_guided", settings=replace(fast, guided_up_to=None), direction=forward),
+        Entry("ours", "fast_cfg1.5", settings=fast, direction=forward, cfg=1.5),
         Entry("ours", "fast_cfg1", settings=fast, direction=forward, cfg=1.0),
         Entry("published", "paper", settings=paper, direction=gradient),
         Entry("published", "paper_conditional", settings=replace(paper, conditional_only=True), direction=gradient),

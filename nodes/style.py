@@ -74,7 +74,7 @@ class StyleConstraintNode(io.ComfyNode):
             display_name="Style Constraint",
             category=CATEGORY,
             description="The finished picture has the colours and textures of the references, and the prompt's "
-            "content. No adapter, no training; any image encoder that Load CLIP Vision reads. Use a cfg of about 3.",
+            "content. No adapter, no training; any image encoder that Load CLIP Vision reads. Use a cfg of 1.5 to 3.",
             inputs=[
                 io.Image.Input(
                     "images",

@@ -50,7 +50,7 @@ class Report:
         residual: at the end, of each term and sample: of the result; of masks that are replaced, the model's own
             estimate at the last level, before the known values are put in. NaN where a term was inactive at the end.
         calls: model calls (NFE), one guided evaluation each.
-        network_evals: evaluations of the network per picture; with classifier-free guidance two a call where it is added.
+        network_evals: evaluations of the network per picture; two a call where guidance is added.
         seconds: wall time of the run.
         target: the residual target, held against each term by itself; 0 for none.
         note: what else is to be said about the run.

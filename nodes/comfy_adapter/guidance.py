@@ -37,11 +37,7 @@ def without_guidance(options: dict[str, Any]) -> dict[str, Any]:
     """
     evaluate = options.get(HOOK, evaluate_prompts)
 
-    def first(args: dict[str, Any]) -> list[Tensor]:
-        c = evaluate(args | {"conds": [args["conds"][0], None]})[0]
-        return [c, c]
-
-    return options | {HOOK: first}
+    return options | {HOOK: lambda args: 2 * [first_alone(evaluate, args)]}
 
 
 class FrozenGuidance:
@@ -67,9 +63,8 @@ class FrozenGuidance:
         return out
 
     def first(self, args: dict[str, Any]) -> list[Tensor]:
-        c = self.evaluate(args | {"conds": [args["conds"][0], None]})[0]
-        self.c = c
-        return [c, c]
+        self.c = first_alone(self.evaluate, args)
+        return [self.c, self.c]
 
     def model(self, x: Tensor, sigma: Tensor) -> Tensor:
         x0 = self.call(x, sigma, self.options)
@@ -80,6 +75,10 @@ class FrozenGuidance:
     def perturbed_call(self, x: Tensor, sigma: Tensor) -> Tensor:
         x0 = self.call(x, sigma, self.perturbed_options)
         return x0 if self.c is None else self.c + self.added
+
+
+def first_alone(evaluate: Callable[[dict[str, Any]], list[Tensor]], args: dict[str, Any]) -> Tensor:
+    return evaluate(args | {"conds": [args["conds"][0], None]})[0]
 
 
 def evaluate_prompts(args: dict[str, Any]) -> list[Tensor]:
