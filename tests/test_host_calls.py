@@ -79,6 +79,7 @@ def test_momentum_counts_noise_levels_not_calls(host, graph, monkeypatch):
     inputs |= {"model": ["apg", 0], "positive": ["flags", 0], "cfg": 3.0}
     del inputs["constraint"]
     free = sampled(host, graph)
+    newton_steps(graph, "sample")  # guided at every level
     inputs["constraint"] = ["nothing", 0]
     assert torch.equal(sampled(host, graph), free)
     memory = host.module("nodes.comfy_adapter.guidance_state").GuidanceState

@@ -153,7 +153,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_memory_counts_noise_levels_not_calls(host, kind):
-    """A constraint that asks for nothing costs calls and changes nothing."""
+    """A constraint that asks for nothing costs calls and, guided at every level, changes nothing."""
     graph = inpaint_graph(host)
     graph["flags"] = node("WordConditioning", text="flags")
     inputs = graph["sample"]["inputs"]
@@ -169,7 +169,8 @@ def test_memory_counts_noise_levels_not_calls(host, kind):
 
     free = run()
     graph["nothing"] = give(host, "NEWTON_CONSTRAINT", Nothing())
-    assert torch.equal(run(constraint=["nothing", 0]), free)
+    graph["settings"] = give(host, "NEWTON_SETTINGS", host.module("sampler").PRESETS["newton"])
+    assert torch.equal(run(constraint=["nothing", 0], settings=["settings", 0]), free)
 
 
 def test_weights_modules_and_the_hosts_own_objects_are_left_alone(host):
