@@ -12,7 +12,6 @@ import pytest
 import torch
 from newton_pack.sampler import (
     PRESETS,
-    Denoiser,
     LatentMask,
     Level,
     NewtonSettings,
@@ -25,7 +24,7 @@ from newton_pack.sampler import (
 )
 from newton_pack.sampler import sample_constrained as sample
 from newton_pack.sampler.operators.mask import masked_rms
-from newton_pack.sampler.plan import MIDDLE, allocate, noise_to_signal
+from newton_pack.sampler.plan import MIDDLE, allocate
 
 PRIOR = analytic.Gaussian(torch.full((64,), 0.3), analytic.smooth_covariance())
 TRUTH = PRIOR.draw(1, seed=7)
@@ -276,37 +275,3 @@ def test_no_allocation_grows_with_the_steps():
     steady, growing = tensors_at_each_level(), tensors_at_each_level(keep=[])
     assert len(set(steady[1:])) == 1
     assert growing[-1] - growing[1] == 18
-
-
-def guided_denoiser():
-    """Of a model that adds 3 to what it says without guidance."""
-    said = []
-
-    def unguided(x, sigma):
-        said.append(PRIOR.x0(x, sigma))
-        return said[-1]
-
-    return Denoiser(
-        lambda x, sigma: unguided(x, sigma) + 3.0, analytic.exploding, conditional=lambda: said[-1],
-        unguided_model=unguided,
-    )  # fmt: skip
-
-
-def test_guidance_waits_for_noise_below_the_limit_where_newton_steps_are_taken():
-    settings, told = NewtonSettings(guided_up_to=2.0), []
-    levels = levels_of(LEVELS, analytic.exploding)
-    plan = Plan(CONSTRAINT, settings, levels)
-    assert [plan.guided(level.sigma) for level in levels[:-1]] == [noise_to_signal(v) <= 2.0 for v in levels[:-1]]
-    denoise, x = guided_denoiser(), analytic.start_noise(2, 1000, LEVELS[0])
-    sample(denoise, x, LEVELS, CONSTRAINT, settings, 0.005, callback=lambda _: told.append(denoise.guidance))
-    assert [torch.as_tensor(g).abs().max() > 1 for g in told] == [v <= 2.0 for v in LEVELS[:-1]]
-
-
-@pytest.mark.parametrize(
-    ("constraint", "settings"),
-    [(CONSTRAINT, PRESETS["fast"]), (CONSTRAINT, FREE), (WeightedSum(()), PRESETS["fast"])],
-    ids=["replaced", "no steps", "nothing"],
-)
-def test_guidance_is_added_at_all_levels_where_no_newton_step_is_taken(constraint, settings):
-    plan = Plan(constraint, replace(settings, guided_up_to=2.0), levels_of(LEVELS, analytic.exploding))
-    assert all(plan.guided(sigma) for sigma in LEVELS[:-1])
