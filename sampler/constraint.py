@@ -41,9 +41,11 @@ class Constraint(Protocol):
 
     Attributes:
         unit: of the residual, for people.
+        spatial: whether it says what belongs where in the picture, as a mask does and a style does not.
     """
 
     unit: str
+    spatial: bool
 
     def update(self, x0: Tensor, sigma: float) -> Update:
         """At the estimate x0 (B, C, ..., H, W) of noise level sigma."""

@@ -144,6 +144,7 @@ class PixelConstraint:
     noise: float = 0.0
     to_x0: LatentMap | None = None
     unit = "rms in the picture, white = 1"
+    spatial = True
 
     def update(self, x0: Tensor, sigma: float) -> Update:
         estimate, sizes, to_x0 = Estimate(x0, self.decode), [], self.to_x0

@@ -79,7 +79,8 @@ class Plan:
         self.active = [level for level in levels[:-1] if self.newton.active(level.sigma)]
         masks_alone = not self.newton.terms
         self.iterations = 0 if masks_alone else settings.iterations
-        limit = settings.guided_up_to if self.iterations and settings.guided_up_to is not None else math.inf
+        free = self.iterations and not any(t.constraint.spatial for t in self.newton.terms)
+        limit = settings.guided_up_to if free and settings.guided_up_to is not None else math.inf
         self.unguided = {level.sigma for level in self.active if noise_to_signal(level) > limit}
         self.order = settings.order if masks_alone else 1
         self.resamples = settings.resample and masks_alone

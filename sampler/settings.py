@@ -30,9 +30,10 @@ class NewtonSettings:
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
         conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
             takes one network evaluation instead of two.
-        guided_up_to: noise level s / (alpha sigma_data) up to which guidance is added where Newton steps are taken. In
-            more noise it makes the estimate answer to a step many times too strongly, and decides what the constraint
-            should; as limited intervals of guidance, arXiv 2404.07724. None is no limit.
+        guided_up_to: noise level s / (alpha sigma_data) up to which guidance is added where Newton steps are taken for
+            constraints that are not spatial alone. In more noise it makes the estimate answer to a step many times too
+            strongly, and decides what the constraint should; as limited intervals of guidance, arXiv 2404.07724. None
+            is no limit.
         restarts: warm restarts (section 4.1): after the run its estimate is noised again and sampled once more.
         restart_from: where a restart begins, as a share of the run's levels: 0 is the first.
         hold: latent masks are enforced by `Replacement` instead of Newton steps: no call beyond the plain one a level.

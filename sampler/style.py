@@ -74,6 +74,7 @@ class StyleConstraint:
     decoder_vjp: LatentMap | None = None
     normalisation: str = "none"
     unit = "distance to the style, relative"
+    spatial = False
 
     def distance(self, picture: Tensor) -> Tensor:
         """E of each picture (B, 3, H, W), as (B,)."""

@@ -8,6 +8,7 @@ class ByError:
     """Derived classes give `error(x0, sigma)`, an error direction; it serves as what travels over a socket too."""
 
     unit = "rms of the test's error"
+    spatial = True
 
     def bind(self, space):
         return self

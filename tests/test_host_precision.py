@@ -73,6 +73,10 @@ class Watched:
     def unit(self):
         return self.bound.unit
 
+    @property
+    def spatial(self):
+        return self.bound.spatial
+
     def update(self, x0, sigma):
         update = self.bound.update(x0, sigma)
         self.errors.append(update.e)

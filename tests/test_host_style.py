@@ -117,11 +117,11 @@ def test_restyle_a_region_and_keep_the_rest(host, graph, style, network):
     assert distance(host, network, both, columns=right) < 0.8 * distance(host, network, masked, columns=right)
 
 
-@pytest.mark.parametrize(("factor", "most"), [(4, 1.002), (8, 1.0)])
+@pytest.mark.parametrize(("factor", "most"), [(4, 1.01), (8, 1.0)])
 def test_style_and_super_resolution(host, graph, style, network, factor, most):
     """Together: about as near to the small picture as the enlargement alone, which leaves a style little to choose.
 
-    At x4 nothing: there the style comes no nearer than without it.
+    At x4 nothing: there the style comes no nearer than without it, .2 or .6 % further by the machine.
     """
     import torch.nn.functional as F
 
@@ -141,7 +141,7 @@ def test_style_and_super_resolution(host, graph, style, network, factor, most):
     def off(made):
         return (shrunk(made) - low).abs().mean().item()
 
-    assert off(both) < 2 * off(enlarged)
+    assert off(both) < 1.5 * off(enlarged)
     assert distance(host, network, both) < most * distance(host, network, enlarged)
 
 

@@ -110,6 +110,7 @@ def test_in_a_sum_the_step_gives_way_to_those_that_satisfy():
 
     class Exact:
         unit = "any"
+        spatial = True
 
         def update(self, x0, sigma):
             return Update(y - x0, (y - x0).flatten(1).norm(dim=1), lambda: y - x0)

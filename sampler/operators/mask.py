@@ -91,6 +91,7 @@ class LatentMask:
     weights_at: Callable[[Tensor, float], Tensor] | None = None
     noise: float | Tensor = 0.0
     unit = "rms in the latent"
+    spatial = True
 
     def weights_now(self, sigma: float) -> Tensor:
         return self.weights if self.weights_at is None else self.weights_at(self.weights, sigma)
