@@ -50,6 +50,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("ours", "fast", partial(newton, settings=fast), 20),
         Entry("ours", "fast_10", partial(newton, settings=fast), 10, strength=0.6),
         Entry("ours", "fast_6", partial(newton, settings=fast), 6, strength=0.6),
+        Entry("ours", "fast_6_from_.4", partial(newton, settings=fast), 6, strength=0.4),
         Entry("ours", "thorough", partial(newton, settings=thorough), 6, strength=0.6),
         Entry("ours", "thorough_gradient", partial(newton, settings=thorough), 6, backward_per_level=3, strength=0.6),
         Entry("ours", "fast_restart", partial(newton, settings=replace(fast, restarts=1)), 20, trial=True),
