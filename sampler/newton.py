@@ -38,6 +38,7 @@ def newton_steps(
     settings: NewtonSettings,
     delta: float,
     iterations: int,
+    last: bool = False,
 ) -> tuple[Tensor, Tensor, LevelInfo]:
     """Push x at one noise level towards the constraint: steps along J e, per sample.
 
@@ -45,6 +46,8 @@ def newton_steps(
         x, x0: noisy input and its estimate x0 = denoise(x, sigma), (B, C, ..., H, W).
         delta: relative perturbation of the forward difference.
         iterations: most steps here, <= K.
+        last: the next noise level is 0, so that x0 is the result. What the constraint knows of its own step is then
+            taken once more, from where the first has led, without a call.
 
     Returns:
         The moved x, the estimate x0 that belongs to it, and what was done.
@@ -69,6 +72,8 @@ def newton_steps(
             x0 = denoise(x, cur.sigma)
         if k < iterations:
             update = constraint.update(x0, cur.sigma)
+    if last and settings.carry and iterations and update.x0_step:
+        x0 = extrapolate_x0(x0, torch.zeros_like(x0), constraint.update(x0, cur.sigma))
     stop = "iterations" if iterations == settings.iterations else "budget"
     return x, x0, LevelInfo(first, length, iterations, stop)
 

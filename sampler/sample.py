@@ -92,7 +92,8 @@ def sample_constrained(
 
     def newton(denoise: Denoiser, x: Tensor, x0: Tensor, cur: Level) -> tuple[Tensor, Tensor, LevelInfo]:
         calls, steps = denoise.calls, plan.newton_steps(cur.i)
-        out = newton_steps(denoise, x, x0, cur, plan.newton, settings, delta, steps)
+        last = plan.levels[cur.i + 1].sigma == 0
+        out = newton_steps(denoise, x, x0, cur, plan.newton, settings, delta, steps, last)
         plan.spend(denoise.calls - calls)
         return out
 

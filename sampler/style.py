@@ -109,13 +109,17 @@ class StyleConstraint:
         """A step z of x0 towards the style, and E before it, (B,).
 
         Each of `DESCENTS` goes along g = -D* grad E as far as E / |g|^2, where a linear E is zero (Polyak,
-        "Introduction to optimization", 1987); D is the decoder's Jacobian at x0, fitted, and Dec(x0 + z) = Dec(x0) +
-        D z.
+        "Introduction to optimization", 1987), and the nearest of them is taken, since they overshoot; D is the
+        decoder's Jacobian at x0, fitted, and Dec(x0 + z) = Dec(x0) + D z.
         """
-        D, z, distances = fitted_jacobian(estimate), torch.zeros_like(estimate.x0), []
-        for _ in range(DESCENTS):
-            distance, down = self.descent((estimate.picture + D(z)).clamp(0, 1))
-            distances.append(distance)
+        D, z = fitted_jacobian(estimate), torch.zeros_like(estimate.x0)
+        distance, down = self.descent(estimate.picture)
+        first, least, best = distance, distance, z
+        for k in range(1, DESCENTS + 1):
             g = D.adjoint(down)
             z = z + g * per_sample(distance / g.square().flatten(1).sum(1).clamp(min=1e-30), g)
-        return z, distances[0]
+            picture = (estimate.picture + D(z)).clamp(0, 1)
+            distance, down = self.descent(picture) if k < DESCENTS else (self.distance(picture), down)
+            best = torch.where(per_sample(distance < least, z), z, best)
+            least = torch.minimum(distance, least)
+        return best, first

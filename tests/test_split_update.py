@@ -67,13 +67,23 @@ def test_beside_a_term_without_a_step_x0_takes_the_known_one_in_full_and_the_res
     torch.testing.assert_close(moved - known, across)
 
 
-@pytest.mark.parametrize(("carry", "asked"), [(True, 4), (False, 0)])
-def test_it_is_asked_for_once_a_level_and_only_where_x0_is_carried(carry, asked):
+@pytest.mark.parametrize(("carry", "end", "asked"), [(True, 0.0, 5), (True, 0.2, 4), (False, 0.0, 0)])
+def test_it_is_asked_for_once_a_level_and_once_more_for_the_result_and_only_where_x0_is_carried(carry, end, asked):
     counted = Counted(DIFFERENCE)
     denoise = Denoiser(lambda x, sigma: 0.5 * x, lambda sigma: Scales(1.0, sigma))
     settings = replace(NewtonSettings(3), carry=carry)
-    sample_constrained(denoise, X0, [4.0, 2.0, 1.0, 0.5, 0.0], replace(GRADIENT, to_x0=counted), settings, 0.01)
-    assert counted.asked == asked
+    sample_constrained(denoise, X0, [4.0, 2.0, 1.0, 0.5, end], replace(GRADIENT, to_x0=counted), settings, 0.01)
+    assert counted.asked == asked and denoise.calls == (24 if carry else 28)
+
+
+def test_the_result_goes_twice_as_far_as_a_half_step_knows():
+    """A step of half the way leaves a quarter of it, at the calls of one."""
+    half = replace(GRADIENT, to_x0=lambda *args: 0.5 * DIFFERENCE(*args))
+    denoise = Denoiser(lambda x, sigma: 0.5 * x, lambda sigma: Scales(1.0, sigma))
+    before = TASK.data_residual(decode(0.5 * X0))
+    made = sample_constrained(denoise, X0, [1.0, 0.0], half, NewtonSettings(), 0.01)
+    torch.testing.assert_close(TASK.data_residual(decode(made)), 0.25 * before)
+    assert denoise.calls == 2
 
 
 def test_the_picture_is_decoded_once_for_both():

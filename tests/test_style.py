@@ -13,6 +13,7 @@ from newton_pack.sampler import (
 )
 from newton_pack.sampler import style as style_module
 from newton_pack.sampler.denoiser import unit_max
+from newton_pack.sampler.pixel import Estimate
 from newton_pack.sampler.style import gram
 
 WEIGHTS = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -85,6 +86,20 @@ def negative(t):
 
 def negative_vjp(estimate, residual, measurement):
     return -residual(estimate.picture)
+
+
+def test_of_steps_that_overshoot_the_nearest_is_taken(monkeypatch):
+    """A gradient that tells a fortieth of the slope makes steps of forty times the length: none of them is nearer."""
+    style, x0 = constraint(decode=negative), pictures(2, 4)
+    told = StyleConstraint.descent
+
+    def fortieth(self, picture):
+        distance, down = told(self, picture)
+        return distance, down / 40
+
+    monkeypatch.setattr(StyleConstraint, "descent", fortieth)
+    step, _ = style.descend(Estimate(x0, negative))
+    assert torch.equal(step, torch.zeros_like(x0))
 
 
 @pytest.mark.parametrize("decoder_vjp", [None, negative_vjp])
