@@ -23,7 +23,7 @@ NORMALISATIONS = {
 }
 
 # Steps towards the style at a noise level, a backward pass of the feature network each.
-DESCENTS = 6
+DESCENTS = 4
 
 
 def gram(tokens: Tensor, normalisation: str = "none") -> Tensor:
