@@ -67,21 +67,23 @@ def features(layers: Layers, pictures: np.ndarray) -> np.ndarray:
     return torch.cat(out).numpy()
 
 
+def grams(layers: Layers, pictures: np.ndarray) -> list[Tensor]:
+    """Gram matrices (N, C, C) after each block, of pictures (N, H, W, 3)."""
+    vectors = (x.flatten(2) for x in maps(layers, torch.from_numpy(pictures).float().movedim(-1, 1)))
+    return [v @ v.mT / v.shape[-1] for v in vectors]
+
+
 def style_distances(pictures: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
     """Squared distance of Gram matrices of all blocks (Gatys et al., CVPR 2016), each relative to the reference's.
 
-    Of pictures (N, H, W, 3) to a reference (H, W, 3), both in [0, 1]; nothing without a network.
+    Of pictures (N, H, W, 3) to a reference (H', W', 3), both in [0, 1]; nothing without a network.
     """
     layers = load()
     if layers is None:
         return {}
-    every = torch.from_numpy(np.concatenate([reference[None], pictures])).float().movedim(-1, 1)
-    found = torch.zeros(len(pictures))
-    for x in maps(layers, every):
-        vectors = x.flatten(2)
-        gram = vectors @ vectors.mT / vectors.shape[-1]
-        found += (gram[1:] - gram[0]).square().sum((1, 2)) / gram[0].square().sum() / len(layers)
-    return {"vgg_distance": found.numpy()}
+    pairs = zip(grams(layers, pictures), grams(layers, reference[None]), strict=True)
+    off = [(made - given).square().sum((1, 2)) / given.square().sum() for made, given in pairs]
+    return {"vgg_distance": torch.stack(off).mean(0).numpy()}
 
 
 def notes() -> dict[str, str]:

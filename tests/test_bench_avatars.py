@@ -136,3 +136,15 @@ def test_the_second_features_are_unit_vectors_of_a_plain_convolutional_network(m
             expected += ((other - reference).norm() / reference.norm()).item() ** 2 / 5
     assert out.shape[1] == 0
     assert style["vgg_distance"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_style_of_a_picture_of_another_size_is_that_of_its_average_place(monkeypatch):
+    """One convolution that sees single pixels knows nothing of size; borders count for others."""
+    weights = [[(torch.rand(4, 3, 1, 1).mul(0.01).repeat(1, 1, 3, 3) * torch.eye(3)[1] * torch.eye(3)[1][:, None],
+                 torch.rand(4))]]  # fmt: skip
+    monkeypatch.setattr(vgg, "load", lambda: weights)
+    reference, other = torch.rand(2, 16, 16, 3).numpy()
+    twice = np.tile(other[None], (1, 2, 2, 1))
+    assert vgg.style_distances(twice, reference)["vgg_distance"] == pytest.approx(
+        vgg.style_distances(other[None], reference)["vgg_distance"], rel=1e-4
+    )
