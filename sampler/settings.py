@@ -25,7 +25,7 @@ class NewtonSettings:
         delta: relative size of the perturbation of the forward difference; None chooses by the network's dtype.
         eta: fresh noise of the step to the next level, 0 (DDIM) to 1 (ancestral); None is the authors' schedule.
         carry: extrapolate x0 together with x in a level's last step, instead of evaluating the denoiser again: 2 K
-            calls a level.
+            calls a level. The result takes what is known of a constraint's own step once more.
         max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
         conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
