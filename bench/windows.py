@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from entry import Entry
 from methods import in_dtype
 from metrics import psnr
-from mosaic import joined, over_windows
+from mosaic import Mosaic, joined, over_windows
 from pack import ROOT, sampler
 from superres_methods import enlarge, free, newton
 from targets import CheckpointTarget, add_dtype, open_target
@@ -39,9 +39,9 @@ from newton_pack.sampler.tiles import windows  # isort: skip
 
 
 def mosaics(target: CheckpointTarget, side: int, count: int) -> np.ndarray:
-    """(count, side, side, 3): held-out pictures side by side."""
+    """(count, side, side, 3): held-out pictures side by side, from the beginning again where there are fewer."""
     n = side // 128
-    _, pictures = target.truths("heldout", count * n**2)
+    _, pictures = Mosaic(target, n).truths("heldout", count * n**2)
     return np.stack([joined(pictures[i : i + n * n], n) for i in range(0, len(pictures), n * n)])
 
 
