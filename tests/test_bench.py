@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import analytic
 import numpy as np
@@ -22,6 +23,7 @@ import methods
 import metrics
 import mosaic
 import report
+import windows
 from pack import sampler
 
 RNG = np.random.default_rng(0)
@@ -202,6 +204,18 @@ def test_a_mosaic_is_cut_into_its_pictures():
     whole = mosaic.joined(parts, 3)
     assert whole.shape == (12, 18, 3) and (whole[4:8, 6:12] == parts[4]).all()
     assert (mosaic.cut(whole, 3) == parts).all()
+
+
+def test_a_mosaic_of_more_pictures_than_there_are_begins_again():
+    class Few:
+        name = dtype = rows = features = None
+        notes: ClassVar = {}
+
+        def truths(self, split, count):
+            return ["a", "b", "c"][:count], RNG.random((min(count, 3), 128, 128, 3))
+
+    (whole,) = windows.mosaics(Few(), 256, 1)
+    assert whole.shape == (256, 256, 3) and (whole[:128, :128] == whole[128:, 128:]).all()
 
 
 def test_every_file_of_the_benchmark_finds_what_it_imports():
