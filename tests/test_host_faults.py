@@ -169,7 +169,7 @@ def test_after_a_shortage_in_the_gradient_the_node_says_which_tile_fits(host, gr
     graph["operator"]["inputs"]["tile"] = 192 if "tiles" in family else 0
     graph["sample"]["inputs"]["model"] = ["ckpt", 0]  # the other one has room for 4x4 cells only
     messages = []
-    for at in itertools.count(step=3):  # every third call: in tiles there are hundreds
+    for at in itertools.count(step=7 if "tiles" in family else 1):
         try:
             run(host, graph, faulty, at, faults()["memory"])
         except GraphError as error:
