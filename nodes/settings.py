@@ -92,7 +92,8 @@ class NewtonSettingsNode(io.ComfyNode):
                     max=1000000,
                     optional=True,
                     tooltip="Every preset: most model calls of a run; 0 is no limit. Every step keeps the call "
-                    "that sampling itself needs; the rest goes to corrections, evenly, first to the middle steps.",
+                    "that sampling itself needs; the rest goes to corrections, evenly, first to the middle steps. "
+                    "Pixel constraints and styles act in the other steps too, without a call.",
                 ),
                 io.Float.Input(
                     "residual_target",

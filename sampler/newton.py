@@ -45,9 +45,10 @@ def newton_steps(
     Args:
         x, x0: noisy input and its estimate x0 = denoise(x, sigma), (B, C, ..., H, W).
         delta: relative perturbation of the forward difference.
-        iterations: most steps here, <= K.
-        last: the next noise level is 0, so that x0 is the result. What the constraint knows of its own step is then
-            taken once more, from where the first has led, without a call.
+        iterations: most steps here, <= K. Where it is 0 for want of calls, x0 still takes the step that the constraint
+            knows, without a call.
+        last: the next noise level is 0, so that x0 is the result. It takes such a step once more, from where the first
+            has led.
 
     Returns:
         The moved x, the estimate x0 that belongs to it, and what was done.
@@ -72,13 +73,16 @@ def newton_steps(
             x0 = denoise(x, cur.sigma)
         if k < iterations:
             update = constraint.update(x0, cur.sigma)
-    if last and settings.carry and iterations and update.x0_step:
-        x0 = extrapolate_x0(x0, torch.zeros_like(x0), constraint.update(x0, cur.sigma))
+    if settings.carry and settings.iterations and update.x0_step:
+        if not iterations:
+            x0 = extrapolate_x0(x0, 0.0, update)
+        if last:
+            x0 = extrapolate_x0(x0, 0.0, constraint.update(x0, cur.sigma))
     stop = "iterations" if iterations == settings.iterations else "budget"
     return x, x0, LevelInfo(first, length, iterations, stop)
 
 
-def extrapolate_x0(x0: Tensor, step: Tensor, update: Update) -> Tensor:
+def extrapolate_x0(x0: Tensor, step: Tensor | float, update: Update) -> Tensor:
     """x0 after a step, without a call: the step that the update knows in full; what else e asks for, across it."""
     if update.x0_step is None:
         return x0 + step

@@ -26,7 +26,8 @@ class NewtonSettings:
         eta: fresh noise of the step to the next level, 0 (DDIM) to 1 (ancestral); None is the authors' schedule.
         carry: extrapolate x0 together with x in a level's last step, instead of evaluating the denoiser again: 2 K
             calls a level. The result takes what is known of a constraint's own step once more.
-        max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit.
+        max_calls: most denoiser calls of a run; every level keeps its plain one. 0 is no limit. Levels that get no
+            Newton step still take, with carry, the step of x0 that a constraint knows.
         residual_target: samples whose residual is no larger take no further Newton step at that level. 0 is none.
         conditional_only: under classifier-free guidance let J e be that of the conditional branch, whose perturbation
             takes one network evaluation instead of two.

@@ -71,6 +71,24 @@ def test_limits_at_their_ends():
         run(replace(FAST, max_calls=38), step_calls=19)
 
 
+class KnownStep(LatentMask):
+    """Says where x0 is to go, too."""
+
+    def update(self, x0, sigma):
+        return super().update(x0, sigma)._replace(x0_step=lambda: WEIGHTS * (TRUTH - x0))
+
+
+@pytest.mark.parametrize("limit", [20, 21, 30])
+def test_a_step_that_is_known_is_taken_where_no_calls_are_left(limit):
+    _, calls, told = run(replace(FAST, max_calls=limit), constraint=KnownStep(TRUTH, WEIGHTS))
+    assert calls == limit
+    for t in told:
+        assert torch.allclose(WEIGHTS * t["denoised"], WEIGHTS * TRUTH, atol=1e-6), t["i"]
+    # Without carry x0 is the denoiser's own at every level, and K = 0 is sampling without the constraint.
+    for settings in (replace(FAST, max_calls=20, carry=False), FREE):
+        assert torch.equal(run(settings, constraint=KnownStep(TRUTH, WEIGHTS))[0], run(FREE)[0])
+
+
 def test_a_larger_budget_comes_closer_to_the_constraint():
     def known_rms(x):
         return ((WEIGHTS * (x - TRUTH)).square().sum() / WEIGHTS.sum() / len(x)).sqrt().item()
