@@ -51,6 +51,7 @@ def entries(dtype: torch.dtype = torch.float32) -> list[Entry]:
         Entry("ours", "fast_10", partial(newton, settings=fast), 10, strength=0.6),
         Entry("ours", "fast_6", partial(newton, settings=fast), 6, strength=0.6),
         Entry("ours", "fast_8_12_calls", partial(newton, settings=replace(fast, max_calls=12)), 8, strength=0.6),
+        Entry("ours", "fast_12_20_calls", partial(newton, settings=replace(fast, max_calls=20)), 12, strength=0.6),
         Entry("ours", "fast_20_20_calls", partial(newton, settings=replace(fast, max_calls=20)), 20),
         Entry("ours", "thorough", partial(newton, settings=thorough), 6, strength=0.6),
         Entry("ours", "thorough_gradient", partial(newton, settings=thorough), 6, backward_per_level=3, strength=0.6),
