@@ -132,7 +132,14 @@ def graph(host, faulty, tmp_path, request):
 
 
 def run(host, graph, faulty, at=None, fault=None):
-    """Everything anew: nothing of an earlier run is in the host's cache."""
+    """Everything anew: nothing of an earlier run is in the host's cache.
+
+    Nor a model of an earlier test that is held without its patcher: the host would collect garbage for it at every pass
+    of the VAE, which takes seconds in a process of this size.
+    """
+    import comfy.model_management as management
+
+    management.current_loaded_models[:] = [m for m in management.current_loaded_models if not m.is_dead()]
     faulty.calls, faulty.at, faulty.fault, faulty.differentiated = 0, at, fault, []
     host.executor.reset()
     return host.run(graph)[0]
