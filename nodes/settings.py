@@ -93,7 +93,8 @@ class NewtonSettingsNode(io.ComfyNode):
                     optional=True,
                     tooltip="Every preset: most model calls of a run; 0 is no limit. Every step keeps the call "
                     "that sampling itself needs; the rest goes to corrections, evenly, first to the middle steps. "
-                    "Super-resolution, deblurring, colouring and forward-only styles act in the other steps too, without a call.",
+                    "Super-resolution, deblurring, colouring and forward-only styles act in the other steps too, "
+                    "without a call.",
                 ),
                 io.Float.Input(
                     "residual_target",
