@@ -74,8 +74,8 @@ class CombineConstraints(io.ComfyNode):
             dead_if={f"{widget}_b": {"constraint_b": [None]} for widget in ("weight", "start", "end")},
             display_name="Combine Constraints",
             category=CATEGORY,
-            description="Several constraints at once, at no further model calls. With one input it schedules that "
-            "one; chain the node for more than two.",
+            description="Several constraints at once, at the calls of the most expensive one. With one input it "
+            "schedules that one; chain the node for more than two.",
             inputs=part("a", False) + part("b", True),
             outputs=[Constraint.Output(display_name="CONSTRAINT", tooltip="All of them together.")],
         )

@@ -11,8 +11,8 @@ from .constraint_spec import ConstraintSpec
 from .sockets import CATEGORY, Constraint, Settings, schema
 
 NAMES = (
-    f"Every sampler of ComfyUI works; for {', '.join(REPLACED)} and those of other packs {SUBSTITUTE} takes over while "
-    "a constraint acts, and the log says so."
+    f"Works with the samplers that ComfyUI lists. {', '.join(REPLACED)} and those of other packs are replaced by "
+    f"{SUBSTITUTE} while a constraint acts, and the log says so."
 )
 
 

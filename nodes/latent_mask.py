@@ -177,8 +177,8 @@ class LatentMaskConstraint(io.ComfyNode):
                 Constraint.Output(display_name="CONSTRAINT", tooltip="For the samplers of this pack."),
                 io.Latent.Output(
                     display_name="LATENT",
-                    tooltip="To start from: of the right size, and with the constraint's cells as its noise mask, of "
-                    "which inpainting checkpoints are told. Set Latent Noise Mask replaces it.",
+                    tooltip="To start from: of the right size, and with the constraint's cells as its noise mask, "
+                    "which inpainting checkpoints read. Set Latent Noise Mask replaces it.",
                 ),
                 io.Image.Output(display_name="latent_mask", tooltip="The picture, dark where it will be generated."),
                 io.Image.Output(

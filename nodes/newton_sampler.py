@@ -11,8 +11,8 @@ from .constraint_spec import ConstraintSpec
 from .sockets import CATEGORY, Constraint, Report, Settings, cfg_input, schema, seed_input
 
 CONSTRAINT_TIP = (
-    "What the result must obey, for example from Inpaint Constraint. Not connected: the latent's own noise mask "
-    "becomes the constraint, as it does beside one without a mask; with neither this samples freely."
+    "What the result must obey, for example from Inpaint Constraint. The latent's noise mask is the constraint where "
+    "nothing is connected, and acts beside one without a mask, such as a style. Without either this samples freely."
 )
 SETTINGS_TIP = "Expert settings from Newton Settings. Not connected: the preset 'fast'."
 
@@ -26,7 +26,7 @@ class NewtonConstrainedSampler(io.ComfyNode):
             display_name="Newton KSampler",
             category=CATEGORY,
             description="Samples like KSampler, but the result obeys a constraint: known pixels stay, and what is "
-            "generated fits them. No training, no backpropagation, any checkpoint.",
+            "generated fits them. No training, no backpropagation through the model, any checkpoint.",
             inputs=[
                 io.Model.Input("model", tooltip="Any diffusion or flow model."),
                 io.Conditioning.Input("positive", tooltip="What to include in the picture."),

@@ -68,7 +68,7 @@ class NewtonSettingsNode(io.ComfyNode):
                     step=0.001,
                     round=False,
                     tooltip="custom: relative size of the change by which the model is probed. Leave it at 0: it then "
-                    "follows the model's precision, .005 in fp32, .15 in fp16, .4 in bf16.",
+                    "follows the model's precision: .005 in fp32 (.05 with TF32), .15 in fp16, .4 in bf16.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -105,9 +105,9 @@ class NewtonSettingsNode(io.ComfyNode):
                     round=False,
                     optional=True,
                     tooltip="Every preset: leave a picture alone at every step where its residual is this small; 0 "
-                    "always corrects. Each constraint is held against it by itself, in its own unit: masks by their "
-                    "rms in the latent, which spreads about 1; pixel constraints by their rms, white = 1; styles by "
-                    "their relative distance. Constraint Report shows what is reached.",
+                    "always corrects. Each constraint is compared with it in its own unit: masks by their rms error in "
+                    "the latent, whose standard deviation is about 1; pixel constraints by their rms error, white = 1; "
+                    "styles by their relative distance. Constraint Report shows what is reached.",
                 ),
                 io.Boolean.Input(
                     "conditional_only",

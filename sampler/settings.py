@@ -109,6 +109,7 @@ PRESETS = {
         rate_last=0.1,
         eta=None,
         carry=False,
-        about="The published loop, for comparison: 11 calls a step; use it with 20 steps and the scheduler 'simple'.",
+        about="The published inpainting loop, for comparison: 11 calls a step; use it with 20 steps and the "
+        "scheduler 'simple'.",
     ),
 }

@@ -200,7 +200,14 @@ def test_the_enlarged_picture_shrinks_to_the_given_one(host):
 
 
 @pytest.mark.parametrize(
-    "name", ["inpaint_demo", "inpaint_model_patch_demo", "inpaint_custom_sampler_demo", "outpaint_demo"]
+    "name",
+    [
+        "inpaint_demo",
+        "inpaint_filled_demo",
+        "inpaint_model_patch_demo",
+        "inpaint_custom_sampler_demo",
+        "outpaint_demo",
+    ],
 )
 def test_known_pixels_are_untouched(host, name):
     graph = read(API, name)
@@ -212,6 +219,19 @@ def test_known_pixels_are_untouched(host, name):
     assert made.shape == (128, 128, 3) and known.sum() >= 64 * 96
     assert (made[known] == given[..., :3][known]).all()
     assert (made[~known] != given[..., :3][~known]).any()
+
+
+def test_nine_calls_are_nine(host):
+    """And they fill the hidden half with something else than the fill."""
+    graph = read(API, "inpaint_filled_demo")
+    shutil.copy(ROOT / "demo" / "images" / "ncs_half.png", host.base / "input")
+    places = {"report": ["6", 1], "filled": ["4", 3], "made": ["12", 0]}
+    graph |= {name: node("TestCapture", value=place) for name, place in places.items()}
+    captured = host.run(graph)
+    (report,) = (value for value in captured if hasattr(value, "calls"))
+    pictures = [value for value in captured if value is not report]
+    assert report.calls == 9
+    assert (pictures[0] - pictures[1])[:, :, 64:].abs().mean() > 0.02
 
 
 @pytest.fixture
