@@ -55,9 +55,9 @@ def absolute(path: str) -> Path:
 
 
 def place_of_inputs(text: str) -> str:
-    """[NODE=]PATH, the path made absolute."""
-    node, equals, path = text.rpartition("=")
-    return f"{node}{equals}{absolute(path)}"
+    """[NODE=]PATH, the path made absolute; a folder's name may have an = too."""
+    node, equals, path = text.partition("=")
+    return f"{node}={absolute(path)}" if equals and node == Path(node).name else str(absolute(text))
 
 
 def add_batch(commands: Any) -> None:

@@ -103,12 +103,6 @@ def check_picture(name: str, image: Any, _: Any = None) -> None:
     check_unit_range(name, image)
 
 
-def check_image(image: Tensor, ratio: int) -> None:
-    """For nodes that encode the picture as it is."""
-    check_picture("image", image)
-    check_ratio("image", *image.shape[1:3], ratio)
-
-
 def check_ratio(name: str, height: int, width: int, ratio: int) -> None:
     """Of a picture to be encoded."""
     near = "x".join(str(max(1, n // ratio) * ratio) for n in (width, height))
@@ -155,8 +149,9 @@ def check_samples(name: str, samples: Any) -> None:
     check_finite(name, samples)
 
 
-def check_finite(name: str, t: Tensor) -> None:
-    if not t.isfinite().all():
+def check_finite(name: str, t: Tensor, masks: bool = False) -> None:
+    """In attention masks minus infinity says what is not looked at."""
+    if not (t.isfinite() | (masks & t.isneginf())).all():
         raise ValueError(f"{name}: {UNFINISHED}")
 
 
@@ -175,9 +170,10 @@ def check_conditioning(name: str, conditioning: Any, _: Any = None) -> None:
     if not pairs or not all(isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[1], dict) for p in pairs):
         found = "an empty list" if isinstance(conditioning, list) and not conditioning else kind(conditioning)
         raise ValueError(f"{name}: it is {found}, not a CONDITIONING. Connect CLIP Text Encode.")
-    for tensor in (t for first, more in pairs for t in (first, *more.values())):
-        if isinstance(tensor, Tensor):
-            check_finite(name, tensor)
+    for embedding, more in pairs:
+        for key, tensor in {"embedding": embedding, **more}.items():
+            if isinstance(tensor, Tensor):
+                check_finite(name, tensor, masks="mask" in key)
 
 
 def check_number(name: str, value: Any, i: Any) -> None:

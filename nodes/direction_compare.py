@@ -76,7 +76,7 @@ def compare(
     def transposed(x: Tensor) -> Callable[[Tensor], Tensor]:
         return inspection.transposed(x, sigma)[1]
 
-    walk("J e", along_je(x0_at, settings.delta_for(inspection.dtype) * scales.nu))
+    walk("J e", along_je(x0_at, inspection.delta(settings) * scales.nu))
     try:
         walk("J^T e", along_jte(transposed))
         if task.known_values() <= EXACT_VALUES:
@@ -181,7 +181,7 @@ class DirectionCompare(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         settings, ratio = settings or PRESETS["paper"], noise_level(noise, "noise")
         y = encoded(vae, image)
-        image, mask = image[:1, ..., :3], fit_mask(mask, image)[:1]
+        image, mask = image[:1, ..., :3].float(), fit_mask(mask, image)[:1]
         if start is None:
             start = extend_fill(image, mask)
         elif start.shape[1:3] != image.shape[1:3]:

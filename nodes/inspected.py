@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_image
+from .checks import check_ratio
 from .heat_map import pooled
 from .vae_checks import check_pictures_vae, encode
 
@@ -18,18 +18,13 @@ def check_latent_of(samples: Tensor, what: str) -> Tensor:
         raise ValueError(
             f"{what}: this node looks at pictures, not at video or audio ({shape}). Give the latent of one picture."
         )
-    if not torch.isfinite(samples).all():
-        raise ValueError(f"{what}: it contains NaN or infinite values. Look at the node that makes it.")
     return samples[:1].float()
 
 
 def encoded(vae: Any, image: Tensor, what: str = "image") -> Tensor:
     """The latent (1, C, h, w) of the first picture."""
     check_pictures_vae(vae)
-    try:
-        check_image(image, vae.spacial_compression_encode())
-    except ValueError as e:
-        raise ValueError(str(e).replace("image:", f"{what}:", 1)) from None
+    check_ratio(what, *image.shape[1:3], vae.spacial_compression_encode())
     return check_latent_of(encode(vae, image[:1, ..., :3]), what)
 
 

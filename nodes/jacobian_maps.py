@@ -73,7 +73,7 @@ def look(
     sigma = inspection.sigma_at("noise_levels", ratio)
     scales, generators = inspection.scales(sigma), sample_generators(seed, [0])
     x = scales.alpha * z + scales.s * noise_like(z, generators)
-    x0_at, step = inspection.at(sigma), NewtonSettings().delta_for(inspection.dtype) * scales.nu
+    x0_at, step = inspection.at(sigma), inspection.delta(NewtonSettings()) * scales.nu
     x0, reason = x0_at(x), ""
     try:
         jtv: Callable[[Tensor], Tensor] | None = inspection.transposed(x, sigma)[1]

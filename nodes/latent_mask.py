@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..sampler import Constraint as BoundConstraint
 from ..sampler import WeightedSum, frame_weights, known_weights, masked_rms
-from .checks import check_image, checked
+from .checks import check_ratio, checked
 from .constraint_spec import FilledMask, LatentSpace, repeated
 from .fill import FILLS
 from .sockets import CATEGORY, Constraint, noise_input, schema
@@ -194,8 +194,8 @@ class LatentMaskConstraint(io.ComfyNode):
     def execute(
         cls, image: Tensor, mask: Tensor, vae: Any, fill: str, erode: int, partial_cells: bool, noise: float = 0.0
     ) -> io.NodeOutput:
-        check_image(image, vae.spacial_compression_encode())
-        image = image[..., :3]
+        check_ratio("image", *image.shape[1:3], vae.spacial_compression_encode())
+        image = image[..., :3].float()
         mask = fit_mask(mask, image).to(image.device)  # the host may keep pictures on the GPU, but no masks
         batch = max(image.shape[0], mask.shape[0])
         whole = image.expand(batch, -1, -1, -1)

@@ -57,10 +57,13 @@ def draw_term(report: Report, i: int, label: str) -> Image.Image:
     panel = Image.new("RGB", (WIDTH * SMOOTH, PANEL), PAPER)
     pen, font = ImageDraw.Draw(panel), ImageFont.load_default(34)
     pen.text((LEFT, 40), f"Residual before the corrections of each noise level: {label}", INK, font)
-    shown = [(level, level.residual[i]) for level in report.levels if max(level.residual[i]) > 0]  # NaN is not
+    active = [(level, level.residual[i]) for level in report.levels if max(level.residual[i]) > 0]  # NaN is not
+    shown = [row for row in active if math.isfinite(sum(row[1]))]
     if shown:
         draw_axes(pen, font, report.target, shown)
-    else:
+    if len(shown) < len(active):
+        pen.text((LEFT + 20, TOP + 40), "The run diverged: residuals that are no number are left out.", TARGET, font)
+    elif not active:
         pen.text((LEFT + 20, TOP + 40), "This constraint was never active, or never violated.", INK, font)
     return panel
 

@@ -63,9 +63,20 @@ class WindowConditioning(io.ComfyNode):
                 "windows are for pictures and video. Sample it without them."
             )
         height, width = shape[-2:]
+        for name, conditioning in (("positive", positive), ("negative", negative)):
+            check_whole(name, conditioning)
         rows, columns = (windows(n, window, overlap, 1) for n in (height, width))
         areas = [(down - top, right - left, top, left) for top, down, _ in rows for left, right, _ in columns]
         return io.NodeOutput(over(areas, positive), over(areas, negative))
+
+
+def check_whole(name: str, conditioning: list[Any]) -> None:
+    """Windows are areas: a prompt that has one already, or a ControlNet, would see the wrong part of the picture."""
+    for key, what in (("area", "an area of its own"), ("control", "a ControlNet")):
+        if any(options.get(key) is not None for _, options in conditioning):
+            raise ValueError(
+                f"{name}: it has {what}, which windows cannot show. Give a prompt that is for all of the picture."
+            )
 
 
 def over(areas: list[tuple[int, int, int, int]], conditioning: list[Any]) -> list[Any]:

@@ -17,7 +17,6 @@ from .pixel import (
     Estimate,
     FixedPoint,
     Identity,
-    LatentMap,
     LinearMeasurement,
     Measurement,
     PixelConstraint,
@@ -26,7 +25,7 @@ from .pixel import (
 from .plan import Plan
 from .recompose import exact_layers, guided_filter, harden_mask, recompose
 from .report import WHY, LevelReport, Recorder, Report
-from .sample import Run, Step, sample_constrained, take_steps
+from .sample import Run, Step, sample_constrained
 from .settings import PRESETS, NewtonSettings
 from .style import NORMALISATIONS, Features, StyleConstraint, reference_gram, style_distance
 from .tiles import tiled

@@ -99,10 +99,14 @@ class Client:
         return result
 
     def _wait_for(self, prompt: str, waiting: Callable[[], None]) -> dict:
-        while prompt not in (history := self.get(f"/history/{prompt}")):
+        while True:
+            queued = any(prompt == entry[1] for entries in self.get("/queue").values() for entry in entries)
+            if prompt in (history := self.get(f"/history/{prompt}")):
+                return history[prompt]
+            if not queued:
+                raise HostError(f"{self.url} no longer knows the graph: its queue was cleared, or it was restarted")
             waiting()
             time.sleep(0.1)
-        return history[prompt]
 
     def _fetch(self, item: dict[str, str]) -> bytes:
         return self.open("/view?" + urllib.parse.urlencode({k: item[k] for k in ("filename", "subfolder", "type")}))

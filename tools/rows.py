@@ -59,7 +59,7 @@ def read_rows(graph: Graph, inputs: list[str]) -> list[Row]:
     folders = {}
     for text in inputs:
         node, equals, folder = text.partition("=")
-        if not equals:
+        if not equals or node != Path(node).name:
             if len(found) != 1 or len(inputs) > 1:
                 raise GraphError(
                     f"--inputs {text}: the graph has {len(found)} nodes that load a picture{told and ': ' + told}; "

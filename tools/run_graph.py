@@ -35,7 +35,7 @@ def parse_value(text: str) -> object:
 
 
 def change(graph: Graph, setting: str) -> None:
-    """Apply one NODE.input=value."""
+    """Apply one NODE.input=value; what is text stays text."""
     place, equals, value = setting.partition("=")
     node, dot, name = place.partition(".")
     if not equals or not dot:
@@ -46,7 +46,7 @@ def change(graph: Graph, setting: str) -> None:
     inputs = graph[node]["inputs"]
     if name not in inputs:
         raise GraphError(f"--set {setting}: {graph[node]['class_type']} has no input {name!r}, but {', '.join(inputs)}")
-    inputs[name] = parse_value(value)
+    inputs[name] = value if isinstance(inputs[name], str) else parse_value(value)
 
 
 def loaders(graph: Graph) -> dict[str, str]:

@@ -17,9 +17,15 @@ log = logging.getLogger("newton_constrained_sampling")
 LATE = 0.1
 
 
+def latent_of(model_k: Any) -> Tensor | None:
+    """The latent that a run starts from; None inside nodes that wrap the model and hand on how it is called only."""
+    return getattr(model_k, "latent_image", None)
+
+
 def leftover_noise(model_k: Any, mask: Tensor | None) -> bool:
     """Whether a noise mask would keep the noise that an earlier pass has left in the latent."""
-    if mask is None or model_k.noise.any():
+    noise = getattr(model_k, "noise", None)
+    if mask is None or noise is None or noise.any():
         return False
     log.warning(
         "latent_image: it still holds the noise of an earlier pass, so its noise mask has nothing to keep and is left "
@@ -52,7 +58,13 @@ def bind_constraint(
     weights = noise_mask_weights(raw_mask, mask, x.shape, weights_at, base.latent_format)
     if weights is None or not weights.any():
         return given
-    own = LatentMask(model_k.latent_image, weights.to(x), weights_at)
+    latent = latent_of(model_k)
+    if latent is None:
+        raise ValueError(
+            "latent_image: its noise mask cannot be kept, because the node that wraps this sampler does not hand the "
+            "latent on. Connect an Inpaint Constraint to the sampler as well, or use Constrain Model."
+        )
+    own = LatentMask(latent, weights.to(x), weights_at)
     return WeightedSum((*given.terms, Term(own)))
 
 
@@ -63,7 +75,9 @@ def start_of_run(x: Tensor, model_k: Any, bound: WeightedSum, start: Level) -> T
     """
     if start.sigma >= model_k.inner_model.inner_model.model_sampling.percent_to_sigma(LATE):
         return x
-    latent = model_k.latent_image
+    latent = latent_of(model_k)
+    if latent is None:
+        return x
     for mask in (term.constraint for term in bound.terms):
         if isinstance(mask, FilledMask) and mask.hidden and torch.allclose(mask.y, latent.to(mask.y), 0.01, 0.01):
             log.info("denoise: below 1, sampling begins with the picture under the mask, not with its fill.")

@@ -7,7 +7,7 @@ import comfy.samplers
 from torch import Tensor
 
 HOOK = "sampler_calc_cond_batch_function"  # the host's own, for the evaluation of a model's prompts
-AFTER = "sampler_post_cfg_function"
+BEFORE, AFTER = "sampler_pre_cfg_function", "sampler_post_cfg_function"
 
 
 class CondCapture:
@@ -36,8 +36,12 @@ def without_guidance(options: dict[str, Any]) -> dict[str, Any]:
     A guider that does not ask the host's hook stays as it is.
     """
     evaluate = options.get(HOOK, evaluate_prompts)
+    return bare(options) | {HOOK: lambda args: 2 * [first_alone(evaluate, args)]}
 
-    return options | {HOOK: lambda args: 2 * [first_alone(evaluate, args)]}
+
+def bare(options: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the options without what other nodes do before and after guidance: they expect both estimates."""
+    return options | {BEFORE: [], AFTER: [f for f in options.get(AFTER, []) if isinstance(f, CondCapture)]}
 
 
 class FrozenGuidance:
@@ -52,9 +56,7 @@ class FrozenGuidance:
 
     def __init__(self, call: Callable[[Tensor, Tensor, dict[str, Any]], Tensor], options: dict[str, Any]):
         self.call = call
-        self.evaluate = options.get(HOOK, evaluate_prompts)
-        self.options = options | {HOOK: self.both}
-        self.perturbed_options = options | {HOOK: self.first}
+        self.options, self.evaluate = options, options.get(HOOK, evaluate_prompts)
         self.c: Tensor | None = None
 
     def both(self, args: dict[str, Any]) -> list[Tensor]:
@@ -67,14 +69,16 @@ class FrozenGuidance:
         return [self.c, self.c]
 
     def model(self, x: Tensor, sigma: Tensor) -> Tensor:
-        x0 = self.call(x, sigma, self.options)
+        x0 = self.call(x, sigma, self.options | {HOOK: self.both})
         if self.c is not None:
             self.added = x0 - self.c
         return x0
 
     def perturbed_call(self, x: Tensor, sigma: Tensor) -> Tensor:
-        x0 = self.call(x, sigma, self.perturbed_options)
-        return x0 if self.c is None else self.c + self.added
+        if self.c is None:
+            return self.call(x, sigma, self.options)
+        self.call(x, sigma, bare(self.options) | {HOOK: self.first})
+        return self.c + self.added
 
 
 def first_alone(evaluate: Callable[[dict[str, Any]], list[Tensor]], args: dict[str, Any]) -> Tensor:

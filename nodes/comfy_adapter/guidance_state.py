@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import comfy.model_patcher
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ HOOKS = (
 # Most references followed from a guidance function: to a closure's cell, the object in it, its attributes, a list among
 # them, a tensor in that. Further out lies what is not the function's own.
 DEPTH = 5
-NOT_STATE = (torch.nn.Module, types.ModuleType, type)
+NOT_STATE = (torch.nn.Module, types.ModuleType, type, comfy.model_patcher.ModelPatcher)
 NOT_STATE_PACKAGES = ("comfy", "torch")  # models and their patches, which the host changes during a call
 
 Restore = Callable[[], None]

@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from ...sampler import Denoiser, NewtonSettings
 from ..constraint_spec import LatentSpace
 from .host_denoiser import HostDenoiser
-from .precision import delta_for
+from .model_patch import unconstrained
+from .precision import delta_for, network_dtype
 from .scales import measured_scales
 
 log = logging.getLogger("newton_constrained_sampling")
@@ -137,7 +138,7 @@ def sample_with_prompts(
             return [Denoiser(model, scales, conditional=lambda: x0_cond) for model in models]
 
         def delta(settings: NewtonSettings) -> float:
-            return delta_for(settings, base.manual_cast_dtype or base.get_dtype(), x.device)
+            return delta_for(settings, network_dtype(base), x.device)
 
         scales, to_sigma = measured_scales(base.model_sampling), base.model_sampling.percent_to_sigma
         space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
@@ -145,7 +146,7 @@ def sample_with_prompts(
             method(MultiPromptRun(denoisers, space, delta, progress.show))
         return x
 
-    guider = PromptGuider(model)
+    guider = PromptGuider(unconstrained(model))
     guider.set_prompts(prompts, negative)
     empty = torch.zeros(shape)
     sampler = comfy.samplers.KSAMPLER(function)

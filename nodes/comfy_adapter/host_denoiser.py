@@ -71,13 +71,20 @@ class HostDenoiser:
 
 
 class Evaluations:
-    """Counts what the network evaluates, in pictures: a call under classifier-free guidance is two for each."""
+    """Counts what the network evaluates, in pictures: a call under classifier-free guidance is two for each.
+
+    Video models that take known frames without noise (Wan 2.2 5B, LTX, Cosmos Predict2) are told that all of x is
+    noisy, as it is here: the host would tell them of a noise mask.
+    """
 
     def __init__(self):
         self.pictures = 0
 
     def __call__(self, executor: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.pictures += len(x)
+        mask = kwargs.get("denoise_mask")
+        if mask is not None:
+            kwargs["denoise_mask"] = mask.clamp(min=1).where(mask >= 0, mask)  # negative: a frame that is left out
         return executor(x, *args, **kwargs)
 
     def watch(self, model_options: dict[str, Any]) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from typing import Any
 
 import comfy.model_management
 import comfy.samplers
-import comfy.utils
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ...sampler import Scales
+from ...sampler import NewtonSettings, Scales
 from ...sampler.jacobian import Function, SavedCopies, exact_product, transposed
 from ..constraint_spec import LatentSpace
+from .guider import Progress
 from .host_denoiser import HostDenoiser
+from .model_patch import unconstrained
+from .precision import delta_for, network_dtype
 from .scales import check_latent, measured_scales
 from .weights import with_copied_weights
 
@@ -57,7 +58,7 @@ class Inspection:
         self.scales: Callable[[float], Scales] = measured_scales(base.model_sampling)
         to_sigma = base.model_sampling.percent_to_sigma
         self.space = LatentSpace(x.shape, x.device, base.process_latent_in, base.process_latent_out, to_sigma)
-        self.dtype = base.manual_cast_dtype or base.get_dtype()
+        self.dtype = network_dtype(base)
         self.told: torch.Size | None = None  # shape for which there is room
 
     @cached_property
@@ -121,6 +122,10 @@ class Inspection:
                 f"{what} needs about {needed / GIB:.1f} GB, but {free / GIB:.1f} GB are free; a smaller picture takes "
                 "less"
             )
+
+    def delta(self, settings: NewtonSettings) -> float:
+        """The perturbation of the forward difference under these settings."""
+        return delta_for(settings, self.dtype, self.space.device)
 
     def sigma_at(self, name: str, ratio: float) -> float:
         return sigma_at(self.sampling, name, ratio)
@@ -196,19 +201,12 @@ def inspect_model(
     def function(
         model_k: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool | None
     ) -> Tensor:
-        bar, console = comfy.utils.ProgressBar(calls), tqdm(
-            total=calls, unit="call", disable=not comfy.utils.PROGRESS_BAR_ENABLED
-        )  # fmt: skip
-
-        def tick() -> None:
-            bar.update(1)
-            console.update()
-
-        with console:
-            method(Inspection(model_k, x, extra_args, tick))
+        progress = Progress(calls, len(x))
+        with progress.console:
+            method(Inspection(model_k, x, extra_args, progress.tick))
         return x
 
-    guider = comfy.samplers.CFGGuider(model)
+    guider = comfy.samplers.CFGGuider(unconstrained(model))
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     empty = torch.zeros(shape)

@@ -53,6 +53,7 @@ def sample_latent(
         )
     check_latent(latent["samples"].shape, model.get_model_object("latent_format"))
     samples, mask = start_samples(model, latent).float(), latent.get("noise_mask")
+    mask = None if mask is None else mask.float()
     sigmas = comfy.samplers.KSampler(model, steps, model.load_device, scheduler=scheduler, denoise=denoise).sigmas
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     progress, reports = NodeProgress(model), [Report()]  # without any noise level the sampler is never started

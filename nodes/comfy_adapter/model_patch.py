@@ -1,6 +1,7 @@
 """The method in graphs that sample with other nodes than ours."""
 
 import inspect
+import logging
 from typing import Any
 
 import comfy.patcher_extension
@@ -15,6 +16,8 @@ from .base_sampler import base_sampler_of
 from .sampling import NewtonKSampler
 
 WRAPPER_KEY = "newton_constrained_sampling"
+SAMPLING = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
+log = logging.getLogger("newton_constrained_sampling")
 
 
 def constrain_sampler(
@@ -67,16 +70,25 @@ class ConstrainedSampling:
         return ConstrainedSampling(SumSpec(both), settings)
 
 
+def unconstrained(model: Any) -> Any:
+    """The MODEL for nodes that call it themselves: what Constrain Model has put on it acts in samplers only."""
+    if not model.get_wrappers(SAMPLING, WRAPPER_KEY):
+        return model
+    log.warning("model: the constraint of Constrain Model does not act in this node.")
+    model = model.clone()
+    model.remove_wrappers_with_key(SAMPLING, WRAPPER_KEY)
+    return model
+
+
 def constrain_model(model: Any, constraint: ConstraintSpec | None, settings: NewtonSettings) -> Any:
     """A clone of MODEL whose sampling obeys the constraint and those it obeyed before, whichever node samples it.
 
     Raises:
         ValueError: earlier ones have other settings.
     """
-    kind = comfy.patcher_extension.WrappersMP.SAMPLER_SAMPLE
     model, sampling = model.clone(), ConstrainedSampling(constraint, settings)
-    for earlier in model.get_wrappers(kind, WRAPPER_KEY):
+    for earlier in model.get_wrappers(SAMPLING, WRAPPER_KEY):
         sampling = earlier.joined(constraint, settings)
-    model.remove_wrappers_with_key(kind, WRAPPER_KEY)
-    model.add_wrapper_with_key(kind, WRAPPER_KEY, sampling)
+    model.remove_wrappers_with_key(SAMPLING, WRAPPER_KEY)
+    model.add_wrapper_with_key(SAMPLING, WRAPPER_KEY, sampling)
     return model

@@ -37,7 +37,7 @@ def raw_weights(mask: Tensor, shape: torch.Size, latent_format: Any) -> Tensor:
     video = len(shape) == 5
     if video and mask.ndim == 5:
         clips = list(mask[:, 0])  # (T, H, W) each
-    elif video:
+    elif video and shape[2] > 1:
         clips = [mask.reshape(-1, *mask.shape[-2:])]
     else:
         clips = list(mask.reshape(-1, 1, *mask.shape[-2:]))
@@ -68,14 +68,16 @@ def noise_mask_weights(
     """Weights of the cells of the latent being sampled, broadcastable to its `shape`; None without a mask.
 
     Args:
-        raw: the mask as the LATENT holds it, where it is within reach: nothing thin is lost then.
+        raw: the mask as the LATENT holds it, where it is within reach: nothing thin is lost then. Like `interpolated`
+            it may overshoot [0, 1], as resizing does.
         interpolated: what the host makes of it for a sampler, (B, C, ..., h, w); a cell next to a touched one is not
             known for sure, see `interpolated_weights`.
         weights_at: a schedule for soft values, which does without that caution.
         latent_format: of the model.
     """
     if raw is not None:
-        return raw_weights(raw, shape, latent_format)
+        return raw_weights(raw.clamp(0, 1), shape, latent_format)
     if interpolated is None:
         return None
+    interpolated = interpolated.clamp(0, 1)
     return interpolated_weights(interpolated) if weights_at is None else 1 - interpolated

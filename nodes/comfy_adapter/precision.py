@@ -1,5 +1,7 @@
 """How finely a device really computes, and the step of a difference that stands out of it."""
 
+from typing import Any
+
 import torch
 
 from ...sampler import NewtonSettings
@@ -8,6 +10,11 @@ from ...sampler import NewtonSettings
 TF32_DELTA = 0.05
 # Of an encoder, in units of the picture.
 ENCODER_STEP, TF32_ENCODER_STEP, HALF_ENCODER_STEP = 0.005, 0.05, 0.1
+
+
+def network_dtype(base: Any) -> torch.dtype:
+    """In which the host computes a BaseModel."""
+    return base.manual_cast_dtype or base.get_dtype()
 
 
 def is_tf32(dtype: torch.dtype, device: torch.device) -> bool:

@@ -21,21 +21,21 @@ def check_run(guider: Any, x: Tensor, sigmas: Tensor, mask: Tensor | None) -> No
     levels = sigmas.tolist()
     if not all(math.isfinite(s) and s >= 0 for s in levels):
         raise ValueError(f"sigmas: {shown(levels)} are no noise levels. Give finite ones that are not negative.")
-    if any(b > a for a, b in pairwise(levels)) or not levels[0]:
+    if any(b > a for a, b in pairwise(levels)) or not all(levels[:-1]):
         raise ValueError(
             f"sigmas: {shown(levels)} do not fall. Give levels from high to low, not flipped: constrained sampling "
             "removes noise."
         )
     cfg = getattr(guider, "cfg", 1.0)
-    if not math.isfinite(cfg):
+    if isinstance(cfg, float | int) and not math.isfinite(cfg):  # other packs' guiders may have one for each step
         raise ValueError(f"cfg: it is {cfg}. Set a number, such as 1 (without guidance) to 10.")
     check_finite("latent_image", x)
     if mask is not None:
         check_unit_range("latent_image: noise_mask", mask)
     for name, conds in getattr(guider, "conds", {}).items():
-        for value in (v for c in conds or () for v in c.get("model_conds", {}).values()):
+        for key, value in (item for c in conds or () for item in c.get("model_conds", {}).items()):
             if isinstance(getattr(value, "cond", None), Tensor):
-                check_finite(name, value.cond)
+                check_finite(name, value.cond, masks="mask" in key)
 
 
 def shown(levels: list[float]) -> str:

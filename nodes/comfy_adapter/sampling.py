@@ -27,7 +27,7 @@ from .base_sampler import BaseSampler, steps_of
 from .binding import bind_constraint, leftover_noise, start_of_run
 from .guidance import FrozenGuidance, without_guidance
 from .host_denoiser import HostDenoiser, LoadedModels
-from .precision import delta_for
+from .precision import delta_for, network_dtype
 from .run_checks import check_run
 from .scales import check_latent, measured_scales
 
@@ -102,7 +102,7 @@ def newton_function(
     stepwise = base_sampler is None or not (base_sampler.calls or base_sampler.needs_negative)
     denoise = Denoiser(model, scales, perturbed_call, lambda: host.x0_cond, unguided if stepwise else None)
     steps = steps_of(base_sampler, host, model, x, sigmas.new_tensor(levels)) if base_sampler else {}
-    delta = delta_for(settings, base.manual_cast_dtype or base.get_dtype(), x.device)
+    delta = delta_for(settings, network_dtype(base), x.device)
     with tqdm(total=plan.total, disable=disable, unit="call") as bar:
         out = sample_constrained(
             denoise, x, levels, bound, settings, delta, seed, step_calls=other_calls, callback=level_done, plan=plan,
