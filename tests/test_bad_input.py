@@ -296,7 +296,7 @@ def doors(pack):
 RUNS = {
     **{f"sigmas {values}": ("sigmas", {"sigmas": torch.tensor(values)}) for values in (
         [1.0, 10.0], [0.0, 1.0], [10.0, 1.0, 2.0, 0.0], [10.0, NAN, 0.0], [NAN, 1.0], [INF, 1.0], [10.0, -1.0],
-        [-1.0, -2.0], [0.0, 0.0])},
+        [-1.0, -2.0], [0.0, 0.0], [10.0, 1.0, 0.0, 0.0])},
     "cfg NaN": ("cfg", {"cfg": NAN}), "cfg infinite": ("cfg", {"cfg": INF}),
     "positive NaN": ("positive", {"positive": CONDITIONINGS["NaN"]}),
     "negative infinite": ("negative", {"negative": CONDITIONINGS["infinity"], "cfg": 2.0}),

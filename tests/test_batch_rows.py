@@ -1,12 +1,13 @@
 """`dev.py batch`: the rows of folders and tables, and the records that a batch leaves."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
 from batches import GRAPH, save, save_six
 from rows import read_job, read_rows
-from run_graph import GraphError, read_graph
+from run_graph import GraphError, change, read_graph
 from table import ask_for_reports, reported
 
 
@@ -27,6 +28,29 @@ def test_a_row_for_each_picture(pictures):
     job = read_job(rows[1], {})
     (name,) = job.pictures
     assert job.graph["2"]["inputs"]["image"] == name and job.pictures[name] == (pictures / "p1.png").read_bytes()
+
+
+def test_text_stays_text_and_the_rest_is_json():
+    graph = {
+        "3": {"class_type": "WordConditioning", "inputs": {"text": "face", "steps": 2, "on": False, "from": ["1", 0]}}
+    }
+    for setting in ("text=true", "text=1.50", 'text="b"', "text=[1, 2]", "text=a=b"):
+        change(graph, f"3.{setting}")
+        assert graph["3"]["inputs"]["text"] == setting.partition("=")[2]
+    for setting in ("steps=7", "on=true", 'from=["2", 1]'):
+        change(graph, f"3.{setting}")
+    assert graph["3"]["inputs"] == {"text": "a=b", "steps": 7, "on": True, "from": ["2", 1]}
+
+
+def test_folders_may_have_an_equals_sign(tmp_path, two_loaders, monkeypatch):
+    from_dev = runpy.run_path(str(GRAPH.parents[2] / "dev.py"))["place_of_inputs"]
+    folder = tmp_path / "date=2024" / "p"
+    save_six(folder)
+    monkeypatch.chdir(tmp_path)
+    assert from_dev("date=2024/p") == f"date={Path('2024/p').absolute()}"  # a node by that name
+    for text in (str(folder), "./date=2024/p"):
+        assert len(read_rows(read_graph(GRAPH), [from_dev(text)])) == 6
+    assert len(read_rows(two_loaders, [from_dev(f"2={folder}"), from_dev("20=./date=2024/p")])) == 6
 
 
 def test_pairs_by_name_and_those_that_have_none(pictures, tmp_path, two_loaders):

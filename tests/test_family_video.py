@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from families import family_graph, write_video_vae
@@ -105,6 +106,61 @@ def test_a_noise_mask_for_each_picture_of_a_video(host):
     told = SimpleNamespace(temporal_downscale_ratio=5)
     weights = noise_mask.raw_weights(torch.eye(12)[:, :, None].expand(-1, -1, 8), torch.Size((1, 16, 3, 12, 1)), told)
     assert (1 - weights)[0, 0, :, :, 0].argmax(1).tolist() == [0, 1, 6]
+
+
+def test_a_noise_mask_for_each_of_several_pictures_with_a_frame_axis(host):
+    """As of image models with video latents, such as Qwen-Image."""
+    masks = torch.eye(2)[:, :, None].expand(-1, -1, 2)
+    weights = host.module("nodes.comfy_adapter.noise_mask").raw_weights(masks, torch.Size((2, 16, 1, 2, 2)), None)
+    assert weights.shape == (2, 1, 1, 2, 2) and torch.equal(weights[:, 0, 0], 1 - masks)
+
+
+def video_model():
+    """Wan 2.2 5B's kind, which takes known frames without noise, with random weights."""
+    import comfy.supported_models
+
+    config = comfy.supported_models.WAN22_T2V({
+        "image_model": "wan2.1", "model_type": "t2v", "dim": 128, "out_dim": 48, "in_dim": 48, "num_heads": 1,
+        "ffn_dim": 128, "num_layers": 1, "patch_size": (1, 2, 2), "freq_dim": 64, "window_size": (-1, -1),
+        "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6, "text_dim": 32, "text_len": 8, "dtype": torch.float32,
+    })  # fmt: skip
+    base = config.get_model({}, "")
+    tiny.random_weights(base.diffusion_model)
+    for p in base.diffusion_model.parameters():
+        torch.nn.init.normal_(p, std=0.02)
+    return tiny.patcher(base)
+
+
+@pytest.mark.parametrize("door", ["ours", "model"])
+def test_models_that_take_known_frames_clean_are_told_how_noisy_x_is(host, graph, door):
+    """A noise mask would make them believe that its frames have no noise, which here they have."""
+    seen, model = [], video_model()
+
+    def watch(executor, x, t, *args, **kwargs):
+        seen.append((t.unique().tolist(), x[:, :, 0].std().item(), x[:, :, 1:].std().item()))
+        return executor(x, t, *args, **kwargs)
+
+    model.add_wrapper_with_key("diffusion_model", "watch", watch)
+    y = 0.1 * torch.randn(1, 48, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 1, 3, 8, 8)
+    mask[:, :, 0] = 0
+    graph["model"] = give(host, "MODEL", model)
+    graph["latent"] = give(host, "LATENT", {"samples": y, "noise_mask": mask})
+    graph["words"] = give(host, "CONDITIONING", [[torch.zeros(1, 4, 32), {}]])
+    inputs = {k: v for k, v in graph["sample"]["inputs"].items() if k != "constraint"}
+    inputs |= {"latent_image": ["latent", 0], "model": ["model", 0], "steps": 3}
+    stock = node("KSampler", **inputs, sampler_name="euler_ancestral")
+    sampled(host, graph | {"sample": stock})
+    assert seen[0][0] == [0.0, 1000.0] and seen[0][1] < 0.5 < seen[0][2]  # the host's way
+    seen.clear()
+    if door == "ours":
+        out = sampled(host, graph | {"sample": node("NewtonConstrainedSampler", **inputs)})
+    else:
+        graph["constrained"] = node("NewtonConstrainModel", model=["model", 0])
+        stock["inputs"]["model"] = ["constrained", 0]
+        out = sampled(host, graph | {"sample": stock})
+    assert all(len(levels) == 1 for levels, _, _ in seen) and 0.5 < seen[0][1] < 2 and 0.5 < seen[0][2] < 2
+    assert torch.allclose(out[:, :, 0], y[:, :, 0], atol=1e-4)
 
 
 def test_noise_mask_of_a_video(host, graph):

@@ -175,14 +175,20 @@ def test_memory_counts_noise_levels_not_calls(host, kind):
 
 def test_weights_modules_and_the_hosts_own_objects_are_left_alone(host):
     """They are no memory of guidance, and the host changes them during a call."""
+    import comfy.model_patcher
+
+    class Other(comfy.model_patcher.ModelPatcher):
+        """Of another pack."""
+
     model, layer, weight = tiny.unet(), torch.nn.Linear(2, 2), torch.zeros(2, requires_grad=True)
-    restores = host.module("nodes.comfy_adapter.guidance_state").snapshot([lambda args: (model, layer, weight)])
-    model.new, layer.new = 1, 2
+    other = Other(model.model, torch.device("cpu"), torch.device("cpu"))
+    restores = host.module("nodes.comfy_adapter.guidance_state").snapshot([lambda args: (model, layer, weight, other)])
+    model.new, layer.new, other.backup["w"] = 1, 2, 3
     with torch.no_grad():
         weight += 1
     for restore in restores:
         restore()
-    assert model.new == 1 and layer.new == 2 and weight[0] == 1
+    assert model.new == 1 and layer.new == 2 and weight[0] == 1 and other.backup == {"w": 3}
 
 
 def test_expanded_tensors_can_be_remembered(host):

@@ -87,6 +87,22 @@ def test_the_drawing_shows_the_figures(host):
     assert set(draw.MARKS) == set(sampler.WHY) - {"silent"}
 
 
+def test_a_run_that_diverged_is_drawn(host):
+    sampler, draw = host.module("sampler.report"), host.module("nodes.plot")
+
+    def sheet(*sizes):
+        levels = tuple(
+            sampler.LevelReport(10.0 / (i + 1), (pair,), (1.0,), 1, False, "iterations") for i, pair in enumerate(sizes)
+        )
+        return draw.draw_report(sampler.Report(levels, ("rms",), (sizes[-1],)))
+
+    red = torch.tensor([0xC0, 0x30, 0x30])
+    for last in ((float("inf"), 1.0), (0.5, float("nan"))):
+        for sizes in (((1.0, 1.0), last), (last,)):
+            assert (torch.from_numpy(np.array(sheet(*sizes))) == red).all(-1).any()
+    assert not (torch.from_numpy(np.array(sheet((1.0, 1.0)))) == red).all(-1).any()
+
+
 @pytest.mark.parametrize(("limit", "corrections"), [(4, 0), (6, 2), (7, 3), (100, 4)])
 def test_max_calls(host, graph, limit, corrections):
     newton_steps(graph, "sample", max_calls=limit)

@@ -95,6 +95,16 @@ def test_a_small_picture_is_one_window(host):
     assert {shape[-2:] for shape in network.seen} == {(CELLS, CELLS)}
 
 
+@pytest.mark.parametrize(("key", "what"), [("area", "an area of its own"), ("control", "a ControlNet")])
+@pytest.mark.parametrize("name", ["positive", "negative"])
+def test_what_windows_cannot_show_is_refused(host, name, key, what):
+    graph, _ = graph_of(host, Pointwise(), window=16)
+    graph["own"] = give(host, "CONDITIONING", [[torch.zeros(1, 8, 768), {key: (16, 16, 0, 0)}]])
+    graph["windows"]["inputs"][name] = ["own", 0]
+    with pytest.raises(GraphError, match=rf"(?s)Give a prompt.*{name}: it has {what}"):
+        host.run(graph)
+
+
 def test_an_overlap_as_large_as_the_window_is_refused(host):
     graph, _ = graph_of(host, Pointwise(), window=16)
     graph["windows"]["inputs"]["overlap"] = 16
