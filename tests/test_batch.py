@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from batches import GRAPH, ROOT, batch, command, content, results, save, save_six
 from browser import running_server
+from client import Client, HostError
 from PIL import Image
 from run_graph import read_graph
 
@@ -113,6 +114,26 @@ def test_a_server_that_goes_away_gives_its_row_to_the_others(by_server, url, tmp
         said = log.read()
     assert f"{second.url} does not answer" in said and "the others go on without it" in said
     assert "6 of 7 rows are there" in said and content(tmp_path) == by_server.content
+
+
+@needs_comfyui
+def test_a_cleared_queue_is_not_waited_for(by_server, url):
+    """A graph behind another that runs, taken out by somebody at the server's page."""
+    server, graph = Client(url), read_graph(GRAPH)
+    server.upload("p0.png", (by_server.pictures / "p0.png").read_bytes())
+    graph["2"]["inputs"]["image"] = "p0.png"
+    graph["6"]["inputs"]["steps"] = 200
+    running = json.loads(server.open("/prompt", json.dumps({"prompt": graph}).encode()))["prompt_id"]
+    graph["6"]["inputs"]["seed"] = 2
+
+    def clear():
+        server.open("/queue", json.dumps({"clear": True}).encode())
+
+    with pytest.raises(HostError, match="its queue was cleared"):
+        server.run(graph, clear)
+    server.open("/interrupt", b"{}")
+    while running not in server.get("/history"):
+        time.sleep(0.1)
 
 
 @needs_comfyui
