@@ -135,7 +135,8 @@ def run(host, graph, faulty, at=None, fault=None):
     """Everything anew: nothing of an earlier run is in the host's cache.
 
     Nor a model of an earlier test that is held without its patcher: the host would collect garbage for it at every pass
-    of the VAE, which takes seconds in a process of this size.
+    of the VAE, which takes seconds in a process of this size. That is what a failed run of clones of clones may leave:
+    the host's traceback of it is a cycle, and where it is collected, the clones go together.
     """
     import comfy.model_management as management
 
