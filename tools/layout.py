@@ -84,8 +84,9 @@ EXTRA = {"NewtonConstrainedSampler": 40, "LatentMaskConstraint": 220, "CLIPTextE
          "TextEncodeQwenImageEditPlus": 50, "GetVideoComponents": 40, "PreviewAny": 130, "LayerDecompose": 270,
          "NewtonConstraintReport": 240, "NewtonJacobianProbe": 230, "NewtonDirectionCompare": 230}  # fmt: skip
 WIDE = {"InpaintCropImproved": 312}  # what the editor would enlarge to this
-# For those who ask.
-COLLAPSED = ("NewtonConstraintReport", "JoinImageWithAlpha", "SplitImageWithAlpha", "ImageStitch", "ImageScaleBy")
+# For those who ask: kinds and titles.
+COLLAPSED = ("NewtonConstraintReport", "JoinImageWithAlpha", "SplitImageWithAlpha", "ImageStitch", "ImageScaleBy",
+             "Fill the hidden part")  # fmt: skip
 
 
 def height(node: Node) -> float:

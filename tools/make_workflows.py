@@ -107,7 +107,7 @@ def hidden_widgets(definition: dict[str, Any], given: dict[str, Any]) -> int:
 
 def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> Node:
     """An editor node without position and links."""
-    kind, meta = entry["class_type"], entry.get("_meta", {})
+    kind, title = entry["class_type"], entry.get("_meta", {}).get("title")
     definition = definitions[kind]
     slots, values = fields(definition, entry["inputs"])
     outputs = [
@@ -128,10 +128,10 @@ def make_node(number: str, entry: dict[str, Any], definitions: Definitions) -> N
         ]
     node = {
         "id": int(number), "type": kind, "pos": [0, 0], "size": [WIDE.get(kind, WIDTH), height],
-        "flags": {"collapsed": True} if kind in COLLAPSED or meta.get("collapsed") else {}, "order": 0, "mode": 0,
+        "flags": {"collapsed": True} if kind in COLLAPSED or title in COLLAPSED else {}, "order": 0, "mode": 0,
         "inputs": slots, "outputs": outputs, "properties": properties, "widgets_values": values,
     }  # fmt: skip
-    if title := meta.get("title"):
+    if title:
         node["title"] = title
     return node
 
