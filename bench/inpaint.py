@@ -14,6 +14,7 @@ Resumable: what was made is kept in DIR/made, and a run that was broken off goes
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,8 @@ def main() -> None:
     fewer = Cases(target, opts.split, opts.images, opts.published_seeds or opts.seeds, opts.masks)
     pairs = [(e, fewer if e.method.startswith("published") else cases) for e in chosen]
     rows, made = run_all(target, pairs, opts.levels, opts.out / "made")
-    report.write(opts.out, LAYOUT, report.heading("inpaint", opts, target.notes | vgg.notes()), rows)
+    layout = replace(LAYOUT, baselines=()) if opts.mosaic > 1 else LAYOUT  # parts of one run are no independent cases
+    report.write(opts.out, layout, report.heading("inpaint", opts, target.notes | vgg.notes()), rows)
     write_sheets(opts.out, cases, made)
 
 

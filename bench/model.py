@@ -109,9 +109,11 @@ class Bench:
         self.decoded_features = self.target.features(decoded)
         self.add_ratio("autoencoded", self.decoded_features, self.cases.truth_features)
 
-    def add_whole(self, method: str, pictures: np.ndarray) -> None:
+    def add_whole(self, method: str, pictures: np.ndarray, seeds: int = 1) -> None:
+        """The interval counts pictures all of whose seeds are whole: seeds of one prompt are not independent."""
         whole = self.judge.whole(pictures)
-        self.add("complete_share", method, "", whole.mean(), wilson(int(whole.sum()), len(whole)))
+        every = whole.reshape(-1, seeds).all(1)
+        self.add("complete_share", method, "", whole.mean(), wilson(int(every.sum()), len(every)))
 
     def free(self) -> np.ndarray:
         count = len(self.cases.index)
@@ -140,7 +142,7 @@ class Bench:
         make = lambda: sample(self.target, texts, self.cases.noise_seeds, self.opts)  # noqa: E731
         made = kept(self.made / "prompted.npy", make)
         self.add_shares("prompt_right", "prompted", self.right(made, PROMPTED, self.opts.seeds))
-        self.add_whole("prompted", made)
+        self.add_whole("prompted", made, self.opts.seeds)
         return made
 
     def halves(self) -> dict[str, np.ndarray]:

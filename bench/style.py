@@ -193,7 +193,7 @@ def run_all(bench: Bench, chosen: list[Entry]) -> tuple[list[dict], dict[tuple[s
                 ratios = {f"{k.removesuffix('distance')}ratio": measured[k] / unguided[k] for k in present}
                 rows.append({
                     "task": "style", "model": bench.target.name, "method": entry.method, "preset": entry.preset,
-                    "image": f"{reference} / {prompt}", "seed": seed, "split": "heldout", "levels": bench.opts.levels,
+                    "image": reference, "prompt": prompt, "seed": seed, "split": "heldout", "levels": bench.opts.levels,
                     "cfg": entry.cfg or bench.opts.cfg, **cost, **measured, **ratios,
                     "style_distance_unguided": unguided["style_distance"],
                 })  # fmt: skip

@@ -87,7 +87,8 @@ class Cases:
         low = (truth.shape[-2] // factor, truth.shape[-1] // factor)
         operator = sampler.Resample.by_factor(low, factor, self.filter, smooth=True)
         y = operator.A(truth)
-        y = y + self.noise * torch.randn(y.shape, generator=torch.Generator().manual_seed(part.start))
+        seeds = [torch.Generator().manual_seed(image) for _, image, _ in self.index[part]]
+        y = y + self.noise * torch.stack([torch.randn(y.shape[1:], generator=g) for g in seeds])
         return operator, (255 * y).round().clamp(0, 255) / 255
 
 

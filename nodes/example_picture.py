@@ -17,7 +17,7 @@ PICTURES = DEMO / "images"
 class ExamplePicture(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = sorted(f.name for f in PICTURES.iterdir())
+        names = sorted(f.name for f in PICTURES.glob("ncs_*.png"))
         return schema(
             node_id="NewtonExamplePicture",
             search_aliases=["load image", "demo", "example"],

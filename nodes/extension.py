@@ -49,5 +49,7 @@ NODES = [
 class NewtonExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_checkpoints(str(DEMO))  # here, as not every host calls `on_load`
+        if not PICTURES.is_dir():  # the demo was deleted; a route to nowhere would stop the host
+            return [n for n in NODES if n is not ExamplePicture]
         serve_pictures(str(PICTURES))
         return NODES

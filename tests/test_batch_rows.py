@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from batches import GRAPH, save, save_six
+from client import File, Result
 from rows import read_job, read_rows
-from run_graph import GraphError, change, read_graph
+from run_graph import GraphError, change, find_images, read_graph
+from run_graph import save as save_results
 from table import ask_for_reports, reported
 
 
@@ -40,6 +42,21 @@ def test_text_stays_text_and_the_rest_is_json():
     for setting in ("steps=7", "on=true", 'from=["2", 1]'):
         change(graph, f"3.{setting}")
     assert graph["3"]["inputs"] == {"text": "a=b", "steps": 7, "on": True, "from": ["2", 1]}
+
+
+def test_results_of_one_name_are_all_kept(tmp_path):
+    """Two nodes that save to folders of their own."""
+    files = [File(node, "x_00001_.png", node.encode(), True) for node in ("7", "5:2")]
+    saved = save_results(Result(files), tmp_path / "out")
+    assert [(node, path.name) for node, path in saved] == [("7", "x_00001_.png"), ("5:2", "5_2_x_00001_.png")]
+    assert [path.read_bytes() for _, path in saved] == [b"7", b"5:2"]
+
+
+def test_pictures_of_the_mask_editor_are_found(tmp_path):
+    """The graph names the server's folder for them; the file lies beside the graph."""
+    file = save(tmp_path / "clipspace-painted-masked-1.png", 0)
+    named = {"inputs": {"image": "clipspace/clipspace-painted-masked-1.png [input]"}}
+    assert find_images({"2": named}, ["2"], [tmp_path]) == {"2": file}
 
 
 def test_folders_may_have_an_equals_sign(tmp_path, two_loaders, monkeypatch):
@@ -133,7 +150,6 @@ def test_a_report_is_asked_for_where_the_graph_has_none():
 
 
 def test_records_are_read_as_they_were_written(tmp_path):
-    from client import File, Result
     from rows import Job
     from table import Table
 

@@ -1,6 +1,7 @@
 """What dev.py says when a machine is not as it should be, and that a killed set-up goes on. No network."""
 
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -133,3 +134,25 @@ def test_a_killed_set_up_goes_on_where_it_was(project, comfyui):
     assert "starting again resumes" in again.stderr and "Traceback" not in again.stderr
     assert "Resuming" in again.stdout and "[3/7] PyTorch" in again.stdout and "[1/7]" not in again.stdout
     assert not (site / "cut_short-1.0.dist-info").exists() and list(site.glob("pip-*.dist-info"))
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "rest"),
+    [("--out o", "inpaint", []), ("--out o --images 8", "inpaint", ["--images", "8"]),
+     ("superres --out o --images 8", "superres", ["--images", "8"])],
+)  # fmt: skip
+def test_options_of_a_benchmark_are_not_taken_for_its_name(line, name, rest):
+    opts = runpy.run_path(str(ROOT / "dev.py"))["parse"](["bench", *line.split()])
+    assert opts.name == name and opts.rest == rest
+
+
+@pytest.mark.parametrize(("died", "ran"), [(-signal.SIGKILL, 1), (1, 3)])
+def test_a_program_that_was_killed_is_no_success_and_the_last(monkeypatch, died, ran):
+    dev, started = runpy.run_path(str(ROOT / "dev.py")), []
+    changed = {
+        "set_up": lambda: None, "programs": lambda opts, host: [["a"], ["b"], ["c"]],
+        "start": lambda host, command: died if not started.append(command) and len(started) == 1 else 0,
+    }  # fmt: skip
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    dev["main"].__globals__.update(changed)
+    assert dev["main"](["lint"]) == (137 if died < 0 else 1) and len(started) == ran

@@ -129,6 +129,23 @@ def test_old_graphs_load_unchanged(page):
         assert [round(size[0]), round(size[1])] == n["size"], n["type"]
 
 
+@pytest.mark.parametrize("size", [None, {"0": 300, "1": 400}], ids=str)
+def test_nodes_of_files_that_scripts_have_written_load(page, size):
+    """Without a size, or with one that is no list, as stock nodes do."""
+    node = {"id": 1, "type": "NewtonSettings", "pos": [0, 0], "widgets_values": ["paper"]} | (
+        {"size": size} if size else {}
+    )
+    other = {"id": 2, "type": "VAEDecode", "pos": [600, 0], "size": [200, 50]}
+    page.evaluate(
+        "(nodes) => window.app.loadGraphData({version: 0.4, last_node_id: 2, last_link_id: 0, links: [], nodes})",
+        [node, other],
+    )
+    page.wait_for_function("app.graph._nodes.length === 2 && app.graph.getNodeById(1)?.widgets")
+    assert page.evaluate("app.graph.getNodeById(1).widgets[0].value") == "paper"
+    if size:
+        assert page.evaluate("[...app.graph.getNodeById(1).size]") == [300, 400]
+
+
 def text_of(page, number):
     """What a node says below its widgets."""
     return page.evaluate(

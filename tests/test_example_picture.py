@@ -28,3 +28,20 @@ def test_every_picture_is_what_load_image_gives(host):
                 torch.testing.assert_close(ours, stock, rtol=0, atol=1.01 / 255, msg=file.name)
             else:
                 assert not ours.any() and not stock.any()
+
+
+def test_without_the_demo_the_pack_loads(host, monkeypatch, tmp_path):
+    """Users delete what they do not need; a route to a folder that is not there would stop the host."""
+    extension = host.module("nodes.extension")
+    monkeypatch.setattr(extension, "PICTURES", tmp_path / "gone")
+    monkeypatch.setattr(extension, "serve_pictures", lambda folder: 1 / 0)
+    nodes = host.loop.run_until_complete(extension.NewtonExtension().get_node_list())
+    assert set(extension.NODES) - set(nodes) == {extension.ExamplePicture}
+
+
+def test_what_a_file_manager_leaves_is_no_picture(host, monkeypatch, tmp_path):
+    module = host.module("nodes.example_picture")
+    for name in (".DS_Store", "Thumbs.db", "ncs_box.png"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(module, "PICTURES", tmp_path)
+    assert module.ExamplePicture.define_schema().inputs[0].options == ["ncs_box.png"]

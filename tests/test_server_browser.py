@@ -100,3 +100,24 @@ def test_a_picture_that_arrives_late_does_not_replace_the_one_named(page):
     page.wait_for_timeout(1000)
     page.unroute_all()
     assert named != held[0].request.url and page.evaluate(shown) == named
+
+
+def test_example_picture_shows_its_picture_in_nodes_2(page):
+    """Where the editor draws nodes as HTML, if it can."""
+    setting = "Comfy.VueNodes.Enabled"
+    page.evaluate(f"app.ui.settings.setSettingValue('{setting}', true)")
+    try:
+        page.wait_for_timeout(2000)
+        if not page.evaluate("LiteGraph.vueNodesMode"):
+            pytest.skip("this editor draws nodes on a canvas alone")
+        page.evaluate(
+            "() => { app.graph.clear(); window.tried = LiteGraph.createNode('NewtonExamplePicture');"
+            " app.graph.add(tried) }"
+        )
+        shown = page.locator("[data-node-id] img[src*='/newton_constrained_sampling/pictures/']")
+        shown.wait_for()
+        assert page.evaluate("tried.serialize().widgets_values.length") == 1
+        page.evaluate("() => { const w = tried.widgets[0]; w.value = 'ncs_box.png'; w.callback(w.value) }")
+        page.locator("[data-node-id] img[src*='ncs_box.png']").wait_for()
+    finally:
+        page.evaluate(f"app.ui.settings.setSettingValue('{setting}', false)")

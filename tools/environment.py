@@ -103,7 +103,7 @@ def create_venv(host: Host) -> None:
     try:
         import venv
 
-        venv.create(host.venv, with_pip=True, clear=True)
+        venv.create(host.venv, with_pip=True, clear=True, symlinks=os.name != "nt")
     except (ImportError, subprocess.CalledProcessError):
         raise SetupError(
             f"{sys.executable} makes no virtual environments: install its venv module (Debian and Ubuntu: "
@@ -156,8 +156,11 @@ def install_what_the_host_adds(host: Host) -> None:
 
 def install_batch(host: Host) -> None:
     """Ray, at the first start of what needs it; nothing that is there already changes."""
-    if not any(host.venv.glob("**/site-packages/ray-*.dist-info/RECORD")):
+    stamp, wanted = host.venv / "batch.txt", hashlib.sha256(BATCH.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
+        drop_half_installed(host)
         pip(host, "install", "--no-deps", "--require-hashes", "-r", BATCH)
+        stamp.write_text(wanted, encoding="utf-8")
 
 
 def install_torchvision(host: Host) -> None:

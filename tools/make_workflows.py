@@ -160,7 +160,7 @@ def title_of(name: str) -> str:
 
 def with_examples(graph: Graph) -> Graph:
     """Load Image of a shipped picture becomes Example Picture, so that users need copy nothing."""
-    shipped = {file.name for file in (ROOT / "demo" / "images").iterdir()}
+    shipped = {file.name for file in (ROOT / "demo" / "images").glob("ncs_*.png")}
     return {
         number: entry | {"class_type": "NewtonExamplePicture"}
         if entry["class_type"] == "LoadImage" and entry["inputs"]["image"] in shipped

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from client import Result
 from headless import ROOT, Graph, Host, HostError
 
 
@@ -62,8 +64,8 @@ def find_images(graph: Graph, nodes: Iterable[str], folders: list[Path]) -> dict
     """The file of every picture that these nodes name."""
     files = {}
     for node in nodes:
-        name = graph[node]["inputs"]["image"]
-        found = next((f / name for f in folders if (f / name).is_file()), None)
+        name = re.sub(r" \[(input|output|temp)\]$", "", graph[node]["inputs"]["image"])  # as the mask editor leaves it
+        found = next((f / n for n in (name, Path(name).name) for f in folders if (f / n).is_file()), None)
         if found is None:
             raise GraphError(f"node {node}: no picture {name} in {', '.join(map(str, folders))}")
         files[node] = found
@@ -77,6 +79,19 @@ def take_images(graph: Graph, folders: list[Path]) -> dict[str, Path]:
         graph[node]["inputs"]["image"] = name = f"{node}_{found.name}".replace(":", "_")
         taken[name] = found
     return taken
+
+
+def save(result: Result, out: Path) -> list[tuple[str, Path]]:
+    """Write the files of a run; one whose name another node has used is told apart by its own node."""
+    out.mkdir(parents=True, exist_ok=True)
+    written: dict[Path, str] = {}
+    for file in result.files:
+        path = out / file.name
+        if path in written:
+            path = out / f"{file.node}_{file.name}".replace(":", "_")
+        path.write_bytes(file.content)
+        written[path] = file.node
+    return [(node, path) for path, node in written.items()]
 
 
 def main() -> None:
@@ -97,10 +112,8 @@ def main() -> None:
             shutil.copyfile(file, host.base / "input" / name)
         print("running the graph ...", flush=True)
         result = host.run(graph, show_progress=True)
-    opts.out.mkdir(parents=True, exist_ok=True)
-    for file in result.files:
-        (opts.out / file.name).write_bytes(file.content)
-        print(f"node {file.node}: {opts.out / file.name}")
+    for node, file in save(result, opts.out):
+        print(f"node {node}: {file}")
     for node, text in result.texts:
         print(f"node {node}: {text}")
 

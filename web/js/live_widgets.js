@@ -56,9 +56,9 @@ app.registerExtension({
     for (const widget of node.widgets) if (controls.has(widget.name)) chain(widget, "callback", fit)
     chain(node, "onConnectionsChange", fit)
     // A loaded node keeps its size, which older editors enlarge while all widgets are there.
-    chain(node, "onConfigure", ({ size }) => {
+    chain(node, "onConfigure", (saved) => {
       update(node, rules)
-      node.setSize([...size])
+      if (saved?.size) node.setSize([saved.size[0], saved.size[1]]) // a list, or an object of indices
     })
     fit()
   },
