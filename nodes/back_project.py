@@ -1,5 +1,6 @@
 """A closing projection onto a pixel constraint."""
 
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from ..sampler import Measurement, back_project
 from .checks import checked, rgb_picture
-from .pixel_spec import PixelSpec
+from .constraint_spec import repeated
+from .pixel_spec import PixelSpec, for_each
 from .sockets import CATEGORY, Constraint, schema
 
 
@@ -55,16 +57,10 @@ class BackProjectPixels(io.ComfyNode):
                 f"image: its size is {image.shape[2]}x{image.shape[1]}, but the constraint is for "
                 f"{constraint.size[1]}x{constraint.size[0]}. Connect the result that was sampled under this constraint."
             )
-        if constraint.pictures not in (1, image.shape[0]):
-            raise ValueError(
-                f"image: there are {image.shape[0]} pictures, but the constraint is for {constraint.pictures}. Give "
-                "the same number."
-            )
         given = rgb_picture(image)
-        projected = back_project(constraint.measurement, given, constraint.noise)
+        measurement = for_each(constraint.measurement, partial(repeated, count=len(image)))  # as they were sampled
+        projected = back_project(measurement, given, constraint.noise)
         saved = (255 * projected).round() / 255
         rows = [("before", given), ("projected", projected), ("as 8-bit picture", saved)]
-        text = "\n".join(
-            "{}: mean {:.2f}, max {:.2f} levels".format(n, *levels_off(constraint.measurement, p)) for n, p in rows
-        )
+        text = "\n".join("{}: mean {:.2f}, max {:.2f} levels".format(n, *levels_off(measurement, p)) for n, p in rows)
         return io.NodeOutput(saved.movedim(1, -1), text)  # Save Image would cut fractions of a level off

@@ -12,11 +12,12 @@ from .constraint_spec import ConstraintSpec, LatentSpace
 from .sockets import CATEGORY, Constraint, schema
 
 log = logging.getLogger("newton_constrained_sampling")
+SCHEDULE = "in the model's noise schedule, as ControlNets do; denoise below 1 leaves out its beginning"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A constraint with its weight, active from `start` to `end` of the run (0 = first step, 1 = last)."""
+    """A constraint with its weight, active from `start` to `end` of the model's noise schedule (0 = most noise)."""
 
     spec: ConstraintSpec
     weight: float
@@ -58,13 +59,18 @@ class CombineConstraints(io.ComfyNode):
             return [
                 Constraint.Input(f"constraint_{name}", optional=optional, tooltip="A constraint to obey."),
                 io.Float.Input(
-                    f"weight_{name}", default=1.0, min=0.0, max=100.0, step=0.01, tooltip="Its share of the step."
+                    f"weight_{name}",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Its share of the step among those that are corrected.",
                 ),
                 io.Float.Input(
-                    f"start_{name}", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Acts from this part of the run."
+                    f"start_{name}", default=0.0, min=0.0, max=1.0, step=0.01, tooltip=f"Acts from here {SCHEDULE}."
                 ),
                 io.Float.Input(
-                    f"end_{name}", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Acts until this part of the run."
+                    f"end_{name}", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=f"Acts until here {SCHEDULE}."
                 ),
             ]
 

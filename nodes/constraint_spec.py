@@ -38,8 +38,8 @@ class LatentSpace:
         count = self.shape[0]
         if len(t) in (1, count):
             return t
-        if self.batch_index is not None and max(self.batch_index) < len(t):
-            return t[list(self.batch_index)]
+        if self.batch_index is not None and len(set(self.batch_index)) == count:  # alike: one seed for all of them
+            return t[[i % len(t) for i in self.batch_index]]
         return repeated(t, count)
 
 

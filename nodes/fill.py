@@ -21,7 +21,7 @@ def extend_fill(image: Tensor, mask: Tensor) -> Tensor:
 
 def nearest_known(image: Tensor, mask: Tensor) -> Tensor:
     out = image.clone()
-    for picture, unknown in zip(out, mask.cpu().numpy() >= 0.5, strict=True):
+    for picture, unknown in zip(out, (mask >= 0.5).cpu().numpy(), strict=True):
         if unknown.all():
             picture[:] = 0.5
         else:

@@ -138,7 +138,7 @@ def masked(picture: Tensor, mask: Tensor | None) -> tuple[LinearMeasurement, Ten
             "mask: nothing is connected, but the operator 'pixel mask' needs it. Connect a mask, 1 (white) = unknown."
         )
     image = picture.movedim(1, -1)
-    mask = fit_mask(mask, image)
+    mask = fit_mask(mask, image).to(image.device)  # the host may keep pictures on the GPU, but no masks
     pictures = max(len(image), len(mask))
     image, mask = image.expand(pictures, -1, -1, -1), mask.expand(pictures, -1, -1)
     mask = (mask > 0).float()  # a pixel is measured or it is not

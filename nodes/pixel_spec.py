@@ -1,5 +1,6 @@
 """A measurement of the finished picture, as it travels over the CONSTRAINT socket."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +51,7 @@ class PixelSpec:
         self.check_latent(space)
         check_tile(self.tile, self.vae, tuple(n * self.vae.spacial_compression_encode() for n in space.shape[-2:]))
         codec = PixelCodec(self.vae, self.tile, space.process_in, space.process_out)
-        measurement = per_latent(self.for_vae(), space).to(space.device)
+        measurement = for_each(self.for_vae(), space.per_latent).to(space.device)
         difference = EncoderDifference(codec.encode, codec.step)
         linear = isinstance(measurement, LinearMeasurement)
         if isinstance(measurement, FixedPoint):
@@ -117,14 +118,14 @@ class PixelSpec:
             )
 
 
-def per_latent(measurement: Measurement, space: LatentSpace) -> Measurement:
-    """With one measured picture for each latent, see `LatentSpace.per_latent`."""
+def for_each(measurement: Measurement, pictures: Callable[[Tensor], Tensor]) -> Measurement:
+    """With a measured picture for each of a batch: `pictures` repeats, cuts or chooses them."""
     if not isinstance(measurement, LinearMeasurement):
         return measurement
     operator = measurement.operator
     if isinstance(operator, PixelMask):
-        operator = PixelMask(space.per_latent(operator.known))
-    return replace(measurement, operator=operator, y=space.per_latent(measurement.y))
+        operator = PixelMask(pictures(operator.known))
+    return replace(measurement, operator=operator, y=pictures(measurement.y))
 
 
 def tile_input() -> io.Input:

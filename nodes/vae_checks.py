@@ -34,6 +34,12 @@ def check_vae(name: str, vae: Any, _: Any = None) -> None:
             f"{name}: it gives no picture, so its decoder is missing or broken (NaN, or other channels). Load the "
             "complete VAE, in fp32 if fp16 gives black pictures."
         )
+    told = vae.spacial_compression_encode()
+    if picture.shape[1] != 8 * told:
+        raise ValueError(
+            f"{name}: it draws {picture.shape[1] // 8} pixels to a latent cell where ComfyUI expects {told}, as some "
+            "small decoders for previews do. Load the complete VAE."
+        )
 
 
 def has_encoder(vae: Any) -> bool:

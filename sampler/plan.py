@@ -77,7 +77,7 @@ class Plan:
         self.masks = WeightedSum(tuple(t for t, r in zip(terms, replaced, strict=True) if r))
         self.settings, self.levels = settings, levels
         self.active = [level for level in levels[:-1] if self.newton.active(level.sigma)]
-        masks_alone = not self.newton.terms
+        masks_alone = not self.active
         self.iterations = 0 if masks_alone else settings.iterations
         free = self.iterations and not any(t.constraint.spatial for t in self.newton.terms)
         limit = settings.guided_up_to if free and settings.guided_up_to is not None else math.inf

@@ -29,7 +29,8 @@ def guided_filter(m: Tensor, picture: Tensor, radius: int) -> Tensor:
     """
 
     def mean(t: Tensor) -> Tensor:
-        return F.avg_pool2d(t, 2 * radius + 1, 1, radius, count_include_pad=False)
+        across = F.avg_pool2d(t, (1, 2 * radius + 1), 1, (0, radius), count_include_pad=False)
+        return F.avg_pool2d(across, (2 * radius + 1, 1), 1, (radius, 0), count_include_pad=False)
 
     def covariance(a: Tensor, b: Tensor) -> Tensor:
         return mean(a * b) - mean(a) * mean(b)

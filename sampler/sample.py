@@ -103,7 +103,7 @@ def sample_constrained(
     ancestral = Ancestral(generators, settings.eta, plan.order, plan.levels, replacement)
 
     def to_next(x: Tensor, x0: Tensor, cur: Level, nxt: Level) -> Tensor:
-        if step is None or nxt.sigma > cur.sigma:  # another sampler knows no step up
+        if step is None or nxt.sigma >= cur.sigma:  # another sampler knows no step up, nor one that stays
             return ancestral(x, x0, cur, nxt)
         return step(cur.i, x, x0)
 

@@ -33,7 +33,7 @@ def tiled(apply: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int,
 def windows(length: int, tile: int, overlap: int, unit: int) -> list[tuple[int, int, Tensor]]:
     """Evenly spaced spans of `tile` cells with their weights, which rise over the overlap and sum to 1 everywhere."""
     tile = min(tile, length)
-    count = max(1, -(-(length - overlap) // (tile - overlap)))
+    count = 1 if length == tile else -(-(length - overlap) // (tile - overlap))
     starts = [round(i * (length - tile) / max(count - 1, 1)) for i in range(count)]
     place = (torch.arange(tile * unit) + 0.5) / unit
     slope = (torch.minimum(place, tile - place) / max(overlap, 1e-3)).clamp(max=1)

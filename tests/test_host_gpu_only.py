@@ -59,6 +59,16 @@ class Vae:
         return torch.nn.functional.interpolate(latent, scale_factor=8).movedim(1, -1)
 
 
+@pytest.mark.parametrize("there", ["image", "mask"])
+def test_a_pixel_mask_on_another_device(host, there):
+    image, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32)
+    mask[..., 16:] = 1
+    with TwoDevices():
+        image, mask = (t.to(GPU) if there == name else t for name, t in (("image", image), ("mask", mask)))
+        _, filled = host.module("nodes.pixel_operator").masked(image, mask)
+        assert filled.device.type == image.device.type
+
+
 @pytest.mark.parametrize("fill", ["extend", "grey", "none"])
 @pytest.mark.parametrize("there", ["image", "mask"])
 def test_a_mask_constraint_of_tensors_on_two_devices(host, fill, there):

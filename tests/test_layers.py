@@ -198,7 +198,9 @@ def test_a_mask_of_cells_follows_the_edges_of_the_picture():
     assert wrong > 0.01 and ((found > 0.5) == (truth > 0.5)).all()
     # Where the picture says nothing, the mask is what it was, smoothed; and what is affine in the colours is kept.
     mean = lambda t: F.avg_pool2d(t, 25, 1, 12, count_include_pad=False)  # noqa: E731
-    torch.testing.assert_close(guided_filter(cells, torch.full_like(picture, 0.5), 12), mean(mean(cells)))
+    torch.testing.assert_close(
+        guided_filter(cells, torch.full_like(picture, 0.5), 12), mean(mean(cells))
+    )  # whole windows
     many = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     affine = (many * torch.tensor([0.3, -0.2, 0.5]).view(1, 3, 1, 1)).sum(1, keepdim=True) + 0.1
     torch.testing.assert_close(guided_filter(affine, many, 12), affine, atol=2e-3, rtol=0)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from newton_pack.sampler import tiled
+from newton_pack.sampler.tiles import windows
 from test_operators import noise
 
 
@@ -15,6 +16,17 @@ def test_tiles_of_a_local_map_leave_no_trace(size, tile, overlap):
     assert torch.allclose(tiled(up, x, tile, overlap, 1, 8), up(x), atol=1e-6)
     down = lambda t: torch.nn.functional.avg_pool2d(t, 8)  # noqa: E731
     assert torch.allclose(tiled(down, up(x), tile, overlap, 8, 1), x, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(8, 0), (8, 2), (8, 4), (8, 7), (2, 1)])
+def test_windows_of_any_length_cover_all_of_it_once(tile, overlap):
+    """Sides as long as the overlap, or shorter, too."""
+    for length in range(1, 40):
+        total = torch.zeros(length)
+        for start, end, weights in windows(length, tile, overlap, 1):
+            assert 0 <= start < end <= length and end - start == min(tile, length)
+            total[start:end] += weights
+        assert torch.allclose(total, torch.ones(length))
 
 
 def test_tiles_are_no_larger_than_asked_and_a_gradient_passes():

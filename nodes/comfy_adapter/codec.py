@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from ...sampler import Backprojection, Estimate, tiled
 from ..vae_checks import INCOMPLETE, NO_ENCODER, as_frames, check_frames, has_encoder
 from .precision import encoder_step
-from .weights import with_copied_weights
+from .weights import free_memory, with_copied_weights
 
 Map = Callable[[Tensor], Tensor]
 
@@ -80,7 +80,7 @@ class PixelCodec:
 
     def decode(self, x0: Tensor) -> Tensor:
         def one(z: Tensor) -> Tensor:
-            return self.vae.decode(z).movedim(-1, 1)  # BHWC -> BCHW
+            return self.vae.decode(z).movedim(-1, 1)[:, :3]  # BHWC -> BCHW; some VAEs have a fourth channel, alpha
 
         return self.over_tiles(one, self.process_out(x0), 1, self.ratio)
 
@@ -136,7 +136,7 @@ class PixelCodec:
         cells = self.cells(x0, 1)
         side, needed = cells * self.ratio, self.gradient_memory(x0, cells)
         comfy.model_management.load_models_gpu([self.vae.patcher], memory_required=needed)
-        free = comfy.model_management.get_free_memory(self.vae.device)
+        free = free_memory(self.vae.patcher, self.vae.device)
         if free < needed:
             raise ValueError(
                 f"vae: its decoder's gradient on {len(x0)} tiles of {side} pixels needs about {needed / 2**30:.1f} GB, "
@@ -151,7 +151,7 @@ class PixelCodec:
 
     def smaller_tile(self, x0: Tensor, most: int) -> str:
         """The remedy where memory is short: the largest tile that fits now, of at most so many pixels a side."""
-        free = comfy.model_management.get_free_memory(self.vae.device)
+        free = free_memory(self.vae.patcher, self.vae.device)
         sides = range(most // TILE_STEP * TILE_STEP, 0, -TILE_STEP)
         fits = (side for side in sides if self.gradient_memory(x0, side // self.ratio) <= free)
         forward = "Set direction to 'forward only', which needs no gradient."

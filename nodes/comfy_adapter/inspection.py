@@ -19,7 +19,7 @@ from .host_denoiser import HostDenoiser
 from .model_patch import unconstrained
 from .precision import delta_for, network_dtype
 from .scales import check_latent, measured_scales
-from .weights import with_copied_weights
+from .weights import free_memory, with_copied_weights
 
 GIB = 2**30
 # Peak of a gradient over what autograd keeps for it: 1.5 with the shipped network on a CPU.
@@ -63,6 +63,9 @@ class Inspection:
 
     @cached_property
     def differentiable(self) -> Callable[[Tensor, Tensor], Tensor]:
+        patcher = self.guider.model_patcher
+        if getattr(patcher, "is_dynamic", lambda: False)() and patcher.patches:
+            raise NoGradient("ComfyUI streams the weights of this model, and its LoRAs would be left out")
         weights = sum(p.nbytes for p in self.network.parameters())
         self.make_room(weights, "a copy of its weights")
         return with_copied_weights(self.network, self.guided, self.space.device)
@@ -116,7 +119,7 @@ class Inspection:
 
     def make_room(self, needed: float, what: str) -> None:
         comfy.model_management.load_models_gpu([self.guider.model_patcher], memory_required=needed)
-        free = comfy.model_management.get_free_memory(self.space.device)
+        free = free_memory(self.guider.model_patcher, self.space.device)
         if free < needed:
             raise NoGradient(
                 f"{what} needs about {needed / GIB:.1f} GB, but {free / GIB:.1f} GB are free; a smaller picture takes "

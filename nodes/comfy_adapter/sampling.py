@@ -80,6 +80,11 @@ def newton_function(
     other_calls = base_sampler.calls_of(levels) if base_sampler else 0
     note = base_sampler.announced() if base_sampler else ""
     plan = Plan(bound, settings, levels_of(levels, scales), other_calls)
+    if any(not any(term.active(level.sigma) for level in plan.levels[:-1]) for term in bound.terms):
+        log.warning(
+            "constraint: one is active at no step. start and end are places in the model's whole noise schedule, of "
+            "which denoise below 1 leaves out the beginning; a weight of 0 switches it off."
+        )
     x = start_of_run(x, model_k, bound, plan.levels[0])
     recorder = Recorder(plan, x)
 

@@ -4,9 +4,15 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch import Tensor
 from torch.func import functional_call
+
+
+def free_memory(patcher: Any, device: torch.device) -> float:
+    """Bytes that a model can have; newer hosts count what they would take back from others."""
+    return getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(device)
 
 
 class Owner(torch.nn.Module):
