@@ -20,7 +20,8 @@ Host API used, and since when it is there. The youngest is comfy_api.latest with
 - 2025: comfy_execution.utils.get_executing_context; server.PromptServer.send_progress_text and routes;
   VAE.spacial_compression_encode; where EasyCache or LazyCache is in the graph, transformer_options["easycache"] with
   its name, clone and end_t.
-- 2026, used where it is there: fix_empty_latent_channels takes the ratios that an empty LATENT was made for.
+- 2026, used where it is there: fix_empty_latent_channels takes the ratios that an empty LATENT was made for;
+  ModelPatcher.get_free_memory and is_dynamic.
 """
 
 from .base_sampler import REPLACED, SINGLE_STEP, SUBSTITUTE, WHOLE_RUN
