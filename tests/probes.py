@@ -79,5 +79,8 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def update(self, value: int) -> None:
             self.current += value
 
+        def update_absolute(self, value: int, total: int) -> None:
+            self.current, self.total = value, total
+
     monkeypatch.setattr(comfy.utils, "ProgressBar", Bar)
     return made

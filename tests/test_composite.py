@@ -29,14 +29,14 @@ def straight(mask, feather):
     return (mask[:, None, None] + squares / feather**2).amin((-1, -2))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(mask=MASKS, feather=st.integers(0, 30))
 def test_the_fade_is_its_definition(module, mask, feather):
     expected = straight(mask, feather) if feather else mask
     assert torch.allclose(module.fade(mask, feather), expected, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(mask=MASKS, more=MASKS, feather=st.integers(0, 9))
 def test_the_fade_is_monotone_in_the_mask_and_stays_inside(module, mask, more, feather):
     weight = module.fade(mask, feather)
@@ -44,7 +44,7 @@ def test_the_fade_is_monotone_in_the_mask_and_stays_inside(module, mask, more, f
     assert (weight <= mask).all() and (weight >= 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(mask=MASKS, feather=st.integers(0, 9), match=st.booleans())
 def test_known_pixels_are_the_original_bit_by_bit(module, mask, feather, match):
     image, original = pictures()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from newton_pack.sampler import frame_weights, interpolated_weights, known_weights
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.floats(0, 1), st.integers(0, 2**31))
 def test_known_cells_and_shares(h, w, ratio, density, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -8,7 +8,7 @@ pytestmark = needs_browser
 # Nodes whose pictures a run makes or changes the size of.
 SHOWING = ["LoadImage", "NewtonExamplePicture", "SaveImage", "PreviewImage", "LatentMaskConstraint", "LayerDecompose"]
 IN_SIGHT = ["MarkdownNote", "LoadImage", "NewtonExamplePicture", "LoadVideo", "SaveImage", "PreviewImage", "SaveWEBM"]
-ARRIVED = """(kinds) => app.graph._nodes.filter((n) => kinds.includes(n.type))
+ARRIVED = """(kinds) => app.graph._nodes.filter((n) => kinds.includes(n.type) && !n.flags.collapsed)
   .every((n) => n.imgs?.length && n.imgs.every((i) => i.complete && i.naturalWidth))"""
 # [title, left, top, right, bottom] with title bars, as drawn.
 BOXES = """(kinds) => app.graph._nodes.filter((n) => !kinds || kinds.includes(n.type)).map((n) => {

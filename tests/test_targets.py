@@ -14,7 +14,7 @@ def noise(seed, height=24, width=32):
     return torch.rand(2, height, width, 3, generator=torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([1, 2, 4, 8]), st.integers(2, 256), st.booleans(), st.integers(0, 2**31))
 def test_pixel_art_is_left_as_it_is(cell, colours, own, seed):
     made = pixel_art(noise(seed), cell, colours, None if own else PALETTE)
