@@ -114,7 +114,7 @@ class CompositeInsideMask(io.ComfyNode):
                 f"{original.shape[2]}x{original.shape[1]}. Connect the picture that was encoded, after any scaling or "
                 "padding."
             )
-        mask = sized_mask(mask, original)  # the host may keep pictures on the GPU, but no masks
+        mask = sized_mask(mask, original)
         count = max(len(image), len(original), len(mask))
         if count % len(image) or count % len(original):
             raise ValueError(
@@ -122,6 +122,7 @@ class CompositeInsideMask(io.ComfyNode):
                 "each, or one for all. Cut a clip to a length that its video VAE packs whole: for Wan one and a "
                 "multiple of four."
             )
+        # The host may keep pictures on the GPU, but no masks; half precision shows in a blend.
         exact = torch.promote_types(original.dtype, torch.float32)
         image, target, mask = (
             repeated(t, count).to(original.device, exact) for t in (image[..., :3], original[..., :3], mask)

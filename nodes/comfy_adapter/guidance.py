@@ -33,7 +33,7 @@ class CondCapture:
 def without_guidance(options: dict[str, Any]) -> dict[str, Any]:
     """A copy of the options with which a guider evaluates its first prompt alone.
 
-    A guider that does not ask the host's hook stays as it is.
+    A guider that does not ask the host's hook keeps its own guidance.
     """
     evaluate = options.get(HOOK, evaluate_prompts)
     return bare(options) | {HOOK: lambda args: 2 * [first_alone(evaluate, args)]}
